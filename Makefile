@@ -1,0 +1,132 @@
+# Agnes. `make` lists the targets; `make run` and `make test` are the two to begin with.
+# GNU make 4.3 or newer, bash, Go, gcc and git; `make deps` installs what is missing.
+
+SHELL       := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+# A release sets VERSION (YYYY.MM.N) and CHANNEL (dev or stable); other builds say "dev".
+VERSION ?=
+CHANNEL ?=
+COMMIT  ?= $(shell git rev-parse HEAD 2>/dev/null)
+INFO    := github.com/keboola/agnes-the-ai-analyst/internal/buildinfo
+LDFLAGS := -X $(INFO).version=$(VERSION) -X $(INFO).channel=$(CHANNEL) -X $(INFO).commit=$(COMMIT)
+BUILD   := go build -trimpath -ldflags '$(LDFLAGS)'
+
+# Of `make run`.
+DATA_DIR ?= .agnes/data
+CSV_DIR  ?= examples/shop
+ADDR     ?=
+
+# Of the tests: e.g. `make test TESTFLAGS='-run TestPublish -v'`.
+TESTFLAGS ?=
+E2E_TAGS  := e2e,realdata
+ALL_TAGS  := $(E2E_TAGS),bench
+
+TOOLS := $(CURDIR)/.tools/bin
+# Where tests of the real-data tier and benchmarks find what `make deps-test` fetched.
+export AGNES_TEST_DATA    ?= $(CURDIR)/.tools/data
+export AGNES_BENCH_DUCKDB ?= $(TOOLS)/duckdb
+
+##@ First steps
+
+.PHONY: help
+help: ## List all targets
+	@awk 'BEGIN { FS = ":.*## " } \
+	  /^##@ / { printf "\n%s\n", substr($$0, 5) } \
+	  /^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: run
+run: build ## Build, then start an instance on :8000 over the sample shop (DATA_DIR=, CSV_DIR=, ADDR=)
+	@exec bin/agnes serve --data-dir '$(DATA_DIR)' --csv-dir '$(CSV_DIR)' $(if $(ADDR),--addr '$(ADDR)')
+
+.PHONY: test
+test: ## Run every test that needs no privileges (TESTFLAGS=)
+	@go test $(TESTFLAGS) ./...
+
+##@ Building
+
+.PHONY: deps
+deps: ## Install what building needs on Debian or Ubuntu; says what and why
+	@scripts/deps.sh
+
+.PHONY: deps-test
+deps-test: ## Also fetch test data, the DuckDB command line and extensions into .tools/
+	@scripts/deps.sh --test
+
+.PHONY: build
+build: ## Build bin/agnes, bin/agnesctl and bin/release-bot
+	@mkdir -p bin
+	$(BUILD) -o bin/ ./cmd/agnes
+	CGO_ENABLED=0 $(BUILD) -o bin/ ./cmd/agnesctl ./cmd/release-bot
+
+.PHONY: clean
+clean: ## Remove what was built; keeps .agnes/ (data of `make run`) and .tools/
+	rm -rf bin dist coverage.out
+
+##@ Checking
+
+.PHONY: check
+check: lint vet rules tidy fresh ## Format, lint, import rules, generated files, go.mod: all that CI checks before the tests
+
+.PHONY: lint
+lint: $(TOOLS)/golangci-lint $(TOOLS)/actionlint ## Formatting, static analysis, workflows
+	$(TOOLS)/golangci-lint fmt --diff
+	$(TOOLS)/golangci-lint run
+	$(TOOLS)/actionlint
+
+.PHONY: fmt
+fmt: $(TOOLS)/golangci-lint ## Format all Go files
+	$(TOOLS)/golangci-lint fmt
+
+.PHONY: vet
+vet: ## Vet the tests of every tier, those behind build tags too
+	go vet ./...
+	go vet -tags $(ALL_TAGS) ./...
+
+.PHONY: rules
+rules: ## Prove the import rules and what each binary links
+	go test ./internal/depcheck
+
+.PHONY: tidy
+tidy: ## Prove that go.mod and go.sum need no change
+	go mod tidy -diff
+
+.PHONY: fresh
+fresh: ## Prove that `make gen` changes nothing
+	@scripts/fresh.sh
+
+.PHONY: vuln
+vuln: $(TOOLS)/govulncheck ## Look for known vulnerabilities in what is linked (needs the internet)
+	$(TOOLS)/govulncheck ./...
+
+.PHONY: e2e
+e2e: build ## Run whole stories on the binaries and on public data; `make deps-test` first
+	go test -tags $(E2E_TAGS) -count=1 -timeout 30m $(TESTFLAGS) ./e2e/...
+
+.PHONY: bench
+bench: ## Measure against the bars that the documentation promises; `make deps-test` first
+	go test -tags bench -run TestBench -v -p 1 -count=1 -timeout 60m $(TESTFLAGS) ./...
+
+##@ Generated files
+
+.PHONY: surface
+surface: build ## Write surface.json: every contract that others rely on, from the code
+	@bin/agnes surface --with bin/agnesctl --with bin/release-bot >surface.json.tmp || { rm -f surface.json.tmp; exit 1; }
+	@mv surface.json.tmp surface.json
+
+.PHONY: gen
+gen: ## Write every generated file: go generate, then surface.json
+	go generate ./...
+	@$(MAKE) --no-print-directory surface
+
+.PHONY: tools
+tools: $(TOOLS)/golangci-lint $(TOOLS)/actionlint ## Build the pinned tools into .tools/bin
+
+# Each tool has a module of its own in tools/, so that none bends another's dependencies.
+$(TOOLS)/%: tools/%/go.mod tools/%/go.sum
+	@echo 'building $* (once)'
+	@mkdir -p $(TOOLS)
+	@GOBIN=$(TOOLS) GOFLAGS=-trimpath go -C tools/$* install tool
+	@touch $@
