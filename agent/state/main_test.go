@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -130,5 +131,23 @@ func helper(role string, args []string) {
 			fail(err)
 		}
 		fmt.Println(secret.Reveal())
+	case "hold":
+		db, err := openDatabase(context.Background(), args[0])
+		if err != nil {
+			fail(err)
+		}
+		fmt.Println("open")
+		_, _ = os.Stdin.Read(make([]byte, 1))
+		_ = db.Close()
+	case "open-as-nobody":
+		if os.Getuid() == 0 {
+			if err := syscall.Setuid(65534); err != nil {
+				fail(err)
+			}
+		}
+		if _, err := Open(context.Background(), testOptions(args[0])); err != nil {
+			fail(err)
+		}
+		fmt.Println("open")
 	}
 }

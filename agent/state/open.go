@@ -164,35 +164,41 @@ func publish(temp, path string, mode fs.FileMode) error {
 // opened as it stands otherwise. Snapshots are never used.
 func (s *Store) openRecovering(ctx context.Context) (*sql.DB, error) {
 	logs := walFiles(s.path)
+	var found walDamage
+	var kept []string // copies of logs, once there is damage
 	for _, p := range logs {
-		damage, err := inspectWAL(p)
-		if err != nil {
+		var err error
+		if found, err = inspectWAL(p); err != nil {
 			return nil, orSystemProblem(err, s.opt.Dir)
 		}
-		if damage == "" {
-			continue
+		if found.text != "" {
+			if kept, err = s.quarantine(logs); err != nil {
+				return nil, orSystemProblem(err, s.opt.Dir)
+			}
+			break
 		}
-		kept, err := s.quarantine(logs)
-		if err != nil {
-			return nil, orSystemProblem(err, s.opt.Dir)
-		}
-		s.warn(fmt.Sprintf("The write-ahead log %s was damaged: %s. What could be read was recovered; the log was set aside at %s.",
-			filepath.Base(p), damage, kept[0]))
-		break
 	}
 
 	db, err := openDatabase(ctx, s.path)
-	if err != nil {
-		if p := systemProblem(err, s.opt.Dir); p != nil {
-			return nil, p
+	switch {
+	case err == nil && kept != nil:
+		s.warn(fmt.Sprintf("The write-ahead log of %s was damaged: %s. What precedes the damage was recovered; the log was set aside at %s. Check the newest users, tables and jobs.",
+			databaseFile, found.text, kept[0]))
+	case err == nil:
+	case systemProblem(err, s.opt.Dir) != nil:
+		return nil, systemProblem(err, s.opt.Dir)
+	case s.formatProblem(err) != nil:
+		return nil, s.formatProblem(err)
+	case len(logs) == 0 || isMainDamage(err):
+		return nil, s.damaged(err)
+	default:
+		if kept == nil {
+			var qerr error
+			if kept, qerr = s.quarantine(logs); qerr != nil {
+				return nil, orSystemProblem(qerr, s.opt.Dir)
+			}
 		}
-		if p := s.formatProblem(err); p != nil {
-			return nil, p
-		}
-		if len(logs) == 0 || isMainDamage(err) {
-			return nil, s.damaged(err)
-		}
-		if db, err = s.openWithoutDamage(ctx, logs, err); err != nil {
+		if db, err = s.openWithoutDamage(ctx, logs, kept, found.stop, err); err != nil {
 			return nil, err
 		}
 	}
@@ -216,21 +222,18 @@ var (
 )
 
 // openWithoutDamage is for a log that DuckDB refuses with cause. First the log
-// is cut before the entry that DuckDB names, so that all commits before it are
-// replayed; then it is left out. If not even that helps, nothing was changed.
-func (s *Store) openWithoutDamage(ctx context.Context, logs []string, cause error) (*sql.DB, error) {
-	kept, err := s.quarantine(logs)
-	if err != nil {
-		return nil, orSystemProblem(err, s.opt.Dir)
-	}
-	refusal := cause
-	for range 3 {
-		at := walPosition.FindStringSubmatch(refusal.Error())
-		if at == nil || !strings.Contains(refusal.Error(), `"`+logs[0]+`"`) {
-			break
+// is cut before the entry that DuckDB names, or at stop, where our own reading
+// ends (0: unknown), so that all commits before it are replayed; then it is
+// left out. If not even that helps, the logs are put back as they were.
+func (s *Store) openWithoutDamage(ctx context.Context, logs, kept []string, stop int64, cause error) (*sql.DB, error) {
+	for refusal := cause; ; {
+		position := stop
+		stop = 0
+		if at := walPosition.FindStringSubmatch(refusal.Error()); at != nil && strings.Contains(refusal.Error(), `"`+logs[0]+`"`) {
+			position, _ = strconv.ParseInt(at[1], 10, 64) // digits by the pattern
 		}
-		position, _ := strconv.ParseInt(at[1], 10, 64) // digits by the pattern; out of range fails to truncate
-		if err := os.Truncate(logs[0], position); err != nil {
+		// Each round cuts off more than the one before, so this ends.
+		if fi, err := os.Stat(logs[0]); err != nil || position <= 0 || position >= fi.Size() || os.Truncate(logs[0], position) != nil {
 			break
 		}
 		for _, later := range logs[1:] { // these continue what was just cut off

@@ -53,6 +53,8 @@ type UserPatch struct {
 	Role     *string
 	Disabled *bool
 	Grants   *[]string
+
+	PasswordHash *redact.Secret // ends the user's sessions
 }
 
 // NormalizeEmail returns the form in which e-mails are stored and compared:
@@ -183,6 +185,10 @@ func (s *Store) UpdateUser(ctx context.Context, id string, p UserPatch, by By) (
 				return nil, err
 			}
 			u.Grants, detail["grants"] = grants, grants
+		}
+		if p.PasswordHash != nil {
+			u.PasswordHash, detail["password"] = *p.PasswordHash, "changed"
+			u.TokenEpoch++
 		}
 		wasAdmin := u.Role == RoleAdmin && !u.Disabled
 		if p.Role != nil && *p.Role != u.Role {

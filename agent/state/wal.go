@@ -24,6 +24,13 @@ func walFiles(path string) []string {
 // type WAL_FLUSH, five bytes long.
 var flushEntry = []byte{0x64, 0x00, 0x64, 0xff, 0xff}
 
+// walDamage is what inspectWAL found; text is "" when the log is whole or
+// merely torn. stop is the byte at which reading ends, 0 when unknown.
+type walDamage struct {
+	text string
+	stop int64
+}
+
 // inspectWAL looks for damage that DuckDB would pass over in silence. DuckDB
 // takes an entry that reaches past the end of the file for a torn write, drops
 // it and all that follows, and reports nothing; a log whose head is not
@@ -31,20 +38,19 @@ var flushEntry = []byte{0x64, 0x00, 0x64, 0xff, 0xff}
 // confirmed only after its flush entry is on disk. So damage is: no readable
 // head, or flush entries after the point at which reading stops.
 //
-// It returns what was found in a sentence, or "" when the log is whole or
-// merely torn. The layout is that of src/storage/wal_replay.cpp, version 2:
+// The layout is that of src/storage/wal_replay.cpp, version 2:
 // a head without checksum, then (size, checksum, entry)*.
-func inspectWAL(path string) (string, error) {
+func inspectWAL(path string) (walDamage, error) {
 	data, err := os.ReadFile(path)
 	if err != nil || len(data) == 0 {
-		return "", err
+		return walDamage{}, err
 	}
 	head, ok := walHead(data)
 	if !ok {
 		if len(data) < 64 {
-			return "", nil // the head itself is torn: nothing was committed yet
+			return walDamage{}, nil // the head itself is torn: nothing was committed yet
 		}
-		return fmt.Sprintf("its head is not that of a DuckDB write-ahead log (%d bytes)", len(data)), nil
+		return walDamage{text: fmt.Sprintf("its head is not that of a DuckDB write-ahead log (%d bytes)", len(data))}, nil
 	}
 	pos := head
 	for pos+16 <= len(data) {
@@ -55,12 +61,15 @@ func inspectWAL(path string) (string, error) {
 		pos += 16 + int(size)
 	}
 	if pos == len(data) {
-		return "", nil
+		return walDamage{}, nil
 	}
 	if n := flushes(data[pos:]); n > 0 {
-		return fmt.Sprintf("reading it stops at byte %d of %d, before the end of at least %d committed changes", pos, len(data), n), nil
+		return walDamage{
+			text: fmt.Sprintf("reading it stops at byte %d of %d, before the end of at least %d committed changes", pos, len(data), n),
+			stop: int64(pos),
+		}, nil
 	}
-	return "", nil
+	return walDamage{}, nil
 }
 
 // flushes counts flush entries with their size field in front.
