@@ -128,5 +128,5 @@ tools: $(TOOLS)/golangci-lint $(TOOLS)/actionlint ## Build the pinned tools into
 $(TOOLS)/%: tools/%/go.mod tools/%/go.sum
 	@echo 'building $* (once)'
 	@mkdir -p $(TOOLS)
-	@GOBIN=$(TOOLS) GOFLAGS=-trimpath go -C tools/$* install tool
+	@GOBIN=$(TOOLS) go -C tools/$* install -trimpath tool
 	@touch $@

@@ -71,6 +71,7 @@ base() {
 	have gcc || need gcc "the DuckDB driver is cgo"
 	have make || need make "runs the targets that 'make help' lists"
 	have git || need git "the build records its commit"
+	[[ -s ${SSL_CERT_FILE:-/etc/ssl/certs/ca-certificates.crt} ]] || need ca-certificates "Go modules are fetched over https"
 	if ! have gcc || ! links_cxx; then
 		need g++ "DuckDB is C++: the driver links libstdc++"
 	fi
