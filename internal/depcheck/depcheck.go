@@ -104,9 +104,10 @@ func Load(ctx context.Context, cfg Config) (*Repo, error) {
 		if _, err := os.Stat(filepath.Join(cfg.Dir, b.Package)); errors.Is(err, os.ErrNotExist) {
 			continue
 		}
+		// For one platform, so that the lists of modules are the same everywhere.
 		// With cgo on, also for the static ones: a package that has C to offer
 		// shows it only then.
-		linked, err := list(ctx, cfg, []string{"CGO_ENABLED=1"}, "-deps", "./"+b.Package)
+		linked, err := list(ctx, cfg, []string{"GOOS=linux", "GOARCH=amd64", "CGO_ENABLED=1"}, "-deps", "./"+b.Package)
 		if err != nil {
 			return nil, err
 		}

@@ -177,18 +177,20 @@ func linksModules(r *Repo) (found []Finding) {
 			continue
 		}
 		allowed, linked := strings.Fields(string(data)), r.Modules(b.Package)
-		for _, m := range linked {
-			if !slices.Contains(allowed, m) {
-				found = append(found, Finding{Where: b.Package, What: fmt.Sprintf("links %s, which %s lacks; if it is wanted: go test ./internal/depcheck -update", m, b.Modules)})
-			}
+		lacks, gone := without(linked, allowed), without(allowed, linked)
+		if len(lacks) > 0 {
+			found = append(found, Finding{Where: b.Package, What: fmt.Sprintf("links %s, which %s lacks; if that is wanted: go test ./internal/depcheck -update", strings.Join(lacks, ", "), b.Modules)})
 		}
-		for _, m := range allowed {
-			if !slices.Contains(linked, m) {
-				found = append(found, Finding{Where: b.Package, What: fmt.Sprintf("no longer links %s, which %s lists; next: go test ./internal/depcheck -update", m, b.Modules)})
-			}
+		if len(gone) > 0 {
+			found = append(found, Finding{Where: b.Package, What: fmt.Sprintf("no longer links %s, which %s lists; next: go test ./internal/depcheck -update", strings.Join(gone, ", "), b.Modules)})
 		}
 	}
 	return found
+}
+
+// without returns the elements of a that b lacks.
+func without(a, b []string) []string {
+	return slices.DeleteFunc(slices.Clone(a), func(s string) bool { return slices.Contains(b, s) })
 }
 
 func names(r *Repo) (found []Finding) {
