@@ -86,7 +86,7 @@ func cell(s string) string { return strings.ReplaceAll(s, "|", `\|`) }
 func unindent(s string) string {
 	var lines []string
 	for line := range strings.Lines(strings.Trim(s, "\n")) {
-		lines = append(lines, strings.TrimSpace(line))
+		lines = append(lines, strings.TrimRight(strings.TrimPrefix(line, "  "), "\n"))
 	}
 	return strings.Join(lines, "\n")
 }

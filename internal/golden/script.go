@@ -3,6 +3,7 @@ package golden
 import (
 	"context"
 	"io"
+	"maps"
 	"os"
 	"strconv"
 	"strings"
@@ -14,21 +15,30 @@ import (
 // Program is a command line program as a function: what a main calls.
 type Program func(ctx context.Context, args []string, getenv func(string) string, stdin io.Reader, stdout, stderr io.Writer) int
 
-// Scripts runs every testscript file of a folder. Each program is a command of
+// Suite is a folder of testscript files and what they may use.
+type Suite struct {
+	Dir      string
+	Programs map[string]Program                                      // by the name that scripts call them
+	Cmds     map[string]func(*testscript.TestScript, bool, []string) // further commands
+	Setup    func(*testscript.Env) error                             // prepares a script's environment, such as a server and its address
+}
+
+// Scripts runs every testscript file of a suite. Each program is a command of
 // the script language under its name:
 //
 //	tool args...         must exit with 0
 //	! tool args...       must exit with anything else
 //	exits 3 tool args... must exit with 3
+//	mode 0600 FILE       the file must have these permissions
 //
 // A last argument `<FILE` gives the program that file as standard input. The
 // programs run in the test's process, so paths in arguments must be absolute:
-// $WORK/file. setup, which may be nil, prepares a script's environment, such as
-// a server and its address.
-func Scripts(t *testing.T, dir string, programs map[string]Program, setup func(*testscript.Env) error) {
+// $WORK/file.
+func Scripts(t *testing.T, s Suite) {
 	t.Helper()
 	cmds := map[string]func(*testscript.TestScript, bool, []string){}
-	for name, program := range programs {
+	maps.Copy(cmds, s.Cmds)
+	for name, program := range s.Programs {
 		cmds[name] = func(ts *testscript.TestScript, neg bool, args []string) {
 			code := runProgram(ts, program, args)
 			if (code != 0) != neg {
@@ -42,7 +52,7 @@ func Scripts(t *testing.T, dir string, programs map[string]Program, setup func(*
 		}
 		want, err := strconv.Atoi(args[0])
 		ts.Check(err)
-		program, ok := programs[args[1]]
+		program, ok := s.Programs[args[1]]
 		if !ok {
 			ts.Fatalf("exits: no program %q", args[1])
 		}
@@ -52,8 +62,8 @@ func Scripts(t *testing.T, dir string, programs map[string]Program, setup func(*
 	}
 	cmds["mode"] = fileMode
 	testscript.Run(t, testscript.Params{
-		Dir:                dir,
-		Setup:              setup,
+		Dir:                s.Dir,
+		Setup:              s.Setup,
 		Cmds:               cmds,
 		UpdateScripts:      *update,
 		RequireUniqueNames: true,
