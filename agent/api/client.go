@@ -173,7 +173,7 @@ func (c *Client) exchange(ctx context.Context, k call, out any) error {
 	if err != nil {
 		return err
 	}
-	defer resp.Body.Close()
+	defer func() { _ = resp.Body.Close() }()
 	if out == nil {
 		_, _ = io.Copy(io.Discard, io.LimitReader(resp.Body, maxProblem)) // so that the connection can be used again
 		return nil
@@ -212,7 +212,7 @@ func (c *Client) do(ctx context.Context, k call) (*http.Response, error) {
 		delay, again := retryDelay(k, resp, err, attempt)
 		if resp != nil && (again || resp.StatusCode >= 300 && resp.StatusCode != http.StatusNotModified) {
 			err = c.failure(resp, k)
-			resp.Body.Close()
+			_ = resp.Body.Close() // what was wanted of it is read
 			again = again && !setupRequired(err)
 		}
 		if !again {

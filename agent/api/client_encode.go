@@ -9,11 +9,6 @@ import (
 	"github.com/keboola/agnes-the-ai-analyst/internal/redact"
 )
 
-var (
-	secretType    = reflect.TypeFor[redact.Secret]()
-	secretPtrType = reflect.TypeFor[*redact.Secret]()
-)
-
 // encodeRequest returns a request's JSON with its secrets in clear. It is the
 // only place that does so: everywhere else a Secret marshals as [redacted].
 // Secrets are fields of the request struct itself; one that lies deeper is an
@@ -44,9 +39,9 @@ func revealed(req any) (any, error) {
 		switch {
 		case f.Anonymous || !f.IsExported():
 			return nil, fmt.Errorf("encode %T: field %s is embedded or not exported", req, f.Name)
-		case f.Type == secretType:
+		case f.Type == reflect.TypeFor[redact.Secret]():
 			fields[i].Type = reflect.TypeFor[string]()
-		case f.Type == secretPtrType:
+		case f.Type == reflect.TypeFor[*redact.Secret]():
 			fields[i].Type = reflect.TypeFor[*string]()
 		case holdsSecret(f.Type, nil):
 			return nil, fmt.Errorf("encode %T: field %s holds a secret too deep", req, f.Name)
@@ -68,7 +63,7 @@ func holdsSecret(t reflect.Type, seen []reflect.Type) bool {
 	seen = append(seen, t)
 	switch t.Kind() {
 	case reflect.Pointer, reflect.Slice, reflect.Array:
-		return t == secretType || holdsSecret(t.Elem(), seen)
+		return holdsSecret(t.Elem(), seen)
 	case reflect.Map:
 		return holdsSecret(t.Key(), seen) || holdsSecret(t.Elem(), seen)
 	case reflect.Struct:
@@ -79,7 +74,7 @@ func holdsSecret(t reflect.Type, seen []reflect.Type) bool {
 		}
 		return false
 	default:
-		return t == secretType
+		return t == reflect.TypeFor[redact.Secret]()
 	}
 }
 

@@ -32,7 +32,7 @@ func (c *Client) QueryStream(ctx context.Context, req QueryRequest, media string
 	if err != nil {
 		return 0, err
 	}
-	defer resp.Body.Close()
+	defer func() { _ = resp.Body.Close() }()
 	if got, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type")); got != media {
 		return 0, problem.New(problem.Unavailable,
 			fmt.Sprintf("Asked %s for %s, got %q.", c.where(k), media, got),
@@ -46,7 +46,7 @@ func (c *Client) QueryStream(ctx context.Context, req QueryRequest, media string
 }
 
 // cutShort explains a stream that ended early. What its reader or its writer
-// said stays as the cause, a cancelled context included.
+// said stays as the cause, a canceled context included.
 func (c *Client) cutShort(ctx context.Context, err error, message, hint string) error {
 	if ctx.Err() != nil {
 		err = ctx.Err()
@@ -103,7 +103,7 @@ func (c *Client) downloadPart(ctx context.Context, k call, at int64, result *Dow
 	if err != nil {
 		return 0, err
 	}
-	defer resp.Body.Close()
+	defer func() { _ = resp.Body.Close() }()
 	if resp.StatusCode == http.StatusNotModified {
 		result.NotModified = true
 		return 0, nil
@@ -179,7 +179,7 @@ func (c *Client) jobEvents(ctx context.Context, id string, seen func(Job)) (*Job
 		}
 		return nil, nil
 	}
-	defer resp.Body.Close()
+	defer func() { _ = resp.Body.Close() }()
 	if media, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type")); media != "text/event-stream" {
 		return nil, nil
 	}

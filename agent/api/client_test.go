@@ -301,7 +301,7 @@ func TestErrorsSayWhatAnsweredAndWhatToDo(t *testing.T) {
 		"a proxy's page": {
 			func(w http.ResponseWriter, _ *http.Request) {
 				w.Header().Set("Content-Type", "text/html; charset=utf-8")
-				w.WriteHeader(502)
+				w.WriteHeader(http.StatusBadGateway)
 				fmt.Fprint(w, "<html><head><style>x{}</style><title>502 Bad Gateway</title></head>\n<body>nginx\x1b[2J</body></html>")
 			},
 			problem.Unavailable,
@@ -377,7 +377,7 @@ func TestAnUnreachableInstanceIsNamedWithTheNextStep(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if _, err = c.Health(ctx); !errors.Is(err, context.Canceled) {
-		t.Errorf("a cancelled call ends with %v, want context.Canceled in its chain", err)
+		t.Errorf("a canceled call ends with %v, want context.Canceled in its chain", err)
 	}
 }
 
@@ -412,7 +412,7 @@ func TestParseURL(t *testing.T) {
 func TestIDsCannotChangeThePath(t *testing.T) {
 	t.Parallel()
 	var calls atomic.Int32
-	c := newClient(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { calls.Add(1); w.WriteHeader(204) }))
+	c := newClient(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { calls.Add(1); w.WriteHeader(http.StatusNoContent) }))
 	for _, id := range []string{"", ".", ".."} {
 		if err := c.DeleteUser(t.Context(), id); !problem.Is(err, problem.Usage) {
 			t.Errorf("DeleteUser(%q) = %v, want a usage problem", id, err)

@@ -150,7 +150,7 @@ func (a *app) does(run func(c *cobra.Command, args []string) error) func(*cobra.
 	return func(c *cobra.Command, args []string) error {
 		err := run(c, args)
 		e, ok := errors.AsType[*problem.Error](err)
-		if !ok || err != error(e) {
+		if !ok || err != error(e) { //nolint:errorlint // an error around a problem speaks for itself
 			return err
 		}
 		named := *e

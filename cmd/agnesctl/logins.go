@@ -59,7 +59,7 @@ func (a *app) readLogins() (*logins, error) {
 	if err != nil {
 		return nil, problem.Wrap(err, problem.Unavailable, "The saved logins cannot be read.", "Check "+path+", or give --url and --token-file.")
 	}
-	defer file.Close()
+	defer func() { _ = file.Close() }()
 	info, err := file.Stat()
 	if err != nil {
 		return nil, problem.Wrap(err, problem.Unavailable, "The saved logins cannot be read.", "Check "+path+".")
@@ -110,7 +110,7 @@ func (a *app) replaceLogin(path, address string, t *api.TokenResponse) error {
 	if err != nil {
 		return err
 	}
-	defer lock.Close() // which releases the lock
+	defer func() { _ = lock.Close() }() // which releases the lock
 	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
 		return err
 	}

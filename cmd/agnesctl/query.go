@@ -23,8 +23,20 @@ const (
 	formatArrow   cli.Format = "arrow"
 )
 
-var streamed = map[cli.Format]string{
-	formatCSV: api.MediaCSV, formatNDJSON: api.MediaNDJSON, formatParquet: api.MediaParquet, formatArrow: api.MediaArrow,
+// streamed returns the media type of a format that comes as a stream, or "".
+func streamed(f cli.Format) string {
+	switch f {
+	case formatCSV:
+		return api.MediaCSV
+	case formatNDJSON:
+		return api.MediaNDJSON
+	case formatParquet:
+		return api.MediaParquet
+	case formatArrow:
+		return api.MediaArrow
+	default:
+		return ""
+	}
 }
 
 func (a *app) queryCommand() *cobra.Command {
@@ -53,7 +65,8 @@ true, false, null or quoted string is that value, anything else is text.`,
 				return err
 			}
 			req := api.QueryRequest{SQL: sql, Params: bind(params)}
-			media, stream := streamed[format]
+			media := streamed(format)
+			stream := media != ""
 			if c.Flags().Changed("limit") {
 				if stream {
 					return cli.UsageError("-o %s streams all rows; --limit is for table, json and yaml. Put LIMIT into the SQL.", format)
@@ -105,7 +118,7 @@ func (a *app) statement(args []string, file string) (string, error) {
 		if err != nil {
 			return "", problem.Wrap(err, problem.Usage, "The file with the SQL cannot be read.", "Check the path: "+file)
 		}
-		defer f.Close()
+		defer func() { _ = f.Close() }()
 		from = f
 	case args[0] == "-":
 		from = a.env.Stdin

@@ -274,7 +274,7 @@ func (u *setup) sync(ctx context.Context) (bool, string, error) {
 	if err != nil {
 		return false, "", err
 	}
-	id := ""
+	var id string
 	switch {
 	case status.Running != nil:
 		id = status.Running.ID

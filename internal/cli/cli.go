@@ -16,6 +16,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"io"
 	"os"
 	"os/signal"
@@ -51,7 +52,7 @@ type Env struct {
 
 // OS returns the surroundings of the running process.
 func OS() Env {
-	return Env{Args: os.Args[1:], Getenv: os.Getenv, Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr}
+	return Env{Args: os.Args[1:], Getenv: os.Getenv, Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr} //nolint:forbidigo // for main alone
 }
 
 // Signals returns a context that ends with the first SIGINT or SIGTERM. The
@@ -102,7 +103,7 @@ func Main(ctx context.Context, env Env, root func(Env) *cobra.Command) int {
 		printError(env, "Interrupted", err)
 		return exitInterrupted
 	}
-	if e, ok := err.(*problem.Error); ok && e.Kind == problem.Usage && e.Hint == "" {
+	if e, ok := errors.AsType[*problem.Error](err); ok && e.Kind == problem.Usage && e.Hint == "" {
 		e.Hint = seeHelp(found)
 	}
 	printError(env, "Error", err)

@@ -139,7 +139,7 @@ func TestMainAnswersOnStandardOutput(t *testing.T) {
 	}
 }
 
-func TestACancelledCommandExits130AndSaysWhatWasLeft(t *testing.T) {
+func TestACanceledCommandExits130AndSaysWhatWasLeft(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
@@ -158,7 +158,7 @@ type terminal struct{ bytes.Buffer }
 
 func (*terminal) IsTerminal() bool { return true }
 
-func TestErrorsAreColouredOnATerminalUnlessNoColor(t *testing.T) {
+func TestErrorsAreColoredOnATerminalUnlessNoColor(t *testing.T) {
 	t.Parallel()
 	for noColor, want := range map[string]bool{"": true, "1": false} {
 		var out bytes.Buffer
@@ -171,7 +171,7 @@ func TestErrorsAreColouredOnATerminalUnlessNoColor(t *testing.T) {
 		}}
 		cli.Main(t.Context(), env, sample)
 		if got := strings.Contains(errs.String(), "\x1b[31m"); got != want {
-			t.Errorf("NO_COLOR=%q: colour %v, want %v in %q", noColor, got, want, errs.String())
+			t.Errorf("NO_COLOR=%q: color %v, want %v in %q", noColor, got, want, errs.String())
 		}
 	}
 }
@@ -189,7 +189,7 @@ func TestProgressDrawsOnATerminalOnly(t *testing.T) {
 		t.Errorf("the pipe got %q, want nothing", pipe.String())
 	}
 	if tty.Len() == 0 || strings.Contains(tty.String(), "orders \x1b") {
-		t.Errorf("the terminal got %q, want a bar with sanitised text", tty.String())
+		t.Errorf("the terminal got %q, want a bar with sanitized text", tty.String())
 	}
 }
 

@@ -14,12 +14,12 @@ import (
 )
 
 // printError writes `label: message`, the cause where one is known, and
-// `Next:  hint`, all sanitised: parts of it may come from another machine.
+// `Next:  hint`, all sanitized: parts of it may come from another machine.
 func printError(env Env, label string, err error) {
 	message, cause, hint := err.Error(), "", ""
 	if e, ok := errors.AsType[*problem.Error](err); ok {
 		hint = e.Hint
-		if err == error(e) {
+		if err == error(e) { //nolint:errorlint // an error around a problem speaks for itself
 			message = e.Message
 			if e.Err != nil && !errors.Is(e.Err, context.Canceled) {
 				cause = e.Err.Error()
@@ -44,7 +44,7 @@ func printError(env Env, label string, err error) {
 	_, _ = io.WriteString(env.Stderr, b.String()) // there is no one left to tell
 }
 
-// indented sanitises text but keeps its line breaks, aligned below the first.
+// indented sanitizes text but keeps its line breaks, aligned below the first.
 func indented(text string) string {
 	lines := strings.Split(strings.TrimRight(text, "\n"), "\n")
 	for i := range lines {

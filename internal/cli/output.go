@@ -44,9 +44,13 @@ type formatValue struct {
 	names []string
 }
 
+// String, Type and Set make it a flag's value.
 func (v *formatValue) String() string { return string(*v.f) }
-func (v *formatValue) Type() string   { return "format" }
 
+// Type names the kind of value in help texts.
+func (v *formatValue) Type() string { return "format" }
+
+// Set takes one of the allowed names.
 func (v *formatValue) Set(s string) error {
 	for _, name := range v.names {
 		if s == name {
@@ -114,7 +118,7 @@ func encodeJSON(v any) ([]byte, error) {
 	return out, nil
 }
 
-// Grid is a table in the making. Its columns are aligned, its text sanitised,
+// Grid is a table in the making. Its columns are aligned, its text sanitized,
 // and its lines have no trailing spaces.
 type Grid struct {
 	out  bytes.Buffer

@@ -15,7 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// A flag of the test binary has to be registered before its main runs.
+//nolint:gochecknoglobals // a flag of the test binary has to be registered before its main runs
 var update = flag.Bool("update", false, "rewrite golden files and the files inside test scripts with what the test got")
 
 // Compare fails the test when got differs from the file at path, and shows how.
