@@ -351,10 +351,11 @@ type JobSource struct {
 // JobTable is one table's part of a job.
 type JobTable struct {
 	ID     string `json:"id"`
-	Status string `json:"status" enum:"queued,running,succeeded,unchanged,failed"`
+	Source string `json:"source"`
+	Status string `json:"status" enum:"queued,succeeded,unchanged,failed"`
 	Rows   int64  `json:"rows"`
-	Bytes  int64  `json:"size_bytes"`
 	Error  string `json:"error,omitempty"`
+	Hint   string `json:"hint,omitempty"`
 }
 
 // SyncStatus is GET /api/sync/status.

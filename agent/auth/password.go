@@ -61,7 +61,7 @@ func NewPasswords(concurrent int) (*Passwords, error) {
 
 // Hash returns the encoded argon2id hash of a new password, or a
 // problem.Unprocessable when the password is too weak to store.
-func (p *Passwords) Hash(ctx context.Context, password redact.Secret) (string, error) {
+func (p *Passwords) Hash(ctx context.Context, password redact.Secret) (redact.Secret, error) {
 	text := norm.NFC.String(password.Reveal())
 	if utf8.RuneCountInString(text) < MinPassword {
 		return "", problem.New(problem.Unprocessable,
@@ -73,23 +73,24 @@ func (p *Passwords) Hash(ctx context.Context, password redact.Secret) (string, e
 		return "", err
 	}
 	defer release()
-	return encode(text)
+	hash, err := encode(text)
+	return redact.Secret(hash), err
 }
 
 // Matches reports whether password fits the encoded hash. For an account that
 // does not exist or has no password, pass an empty hash: the check then takes
 // as long as any other and fails.
-func (p *Passwords) Matches(ctx context.Context, hash string, password redact.Secret) (bool, error) {
+func (p *Passwords) Matches(ctx context.Context, hash, password redact.Secret) (bool, error) {
 	known := hash != ""
 	if !known {
-		hash = p.decoy
+		hash = redact.Secret(p.decoy)
 	}
 	release, err := p.enter(ctx)
 	if err != nil {
 		return false, err
 	}
 	defer release()
-	ok, err := compare(hash, norm.NFC.String(password.Reveal()))
+	ok, err := compare(hash.Reveal(), norm.NFC.String(password.Reveal()))
 	return ok && known, err
 }
 

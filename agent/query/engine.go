@@ -57,8 +57,8 @@ type Result struct {
 
 // Options bound an Engine.
 type Options struct {
-	Databases   int    // databases kept open at most; 0: 16
-	MemoryLimit string // of each database, in DuckDB's notation; empty: 1GB
+	Databases   int   // databases kept open at most; 0: 16
+	MemoryBytes int64 // memory of each database; 0: 1 GiB
 	Log         *slog.Logger
 }
 
@@ -89,8 +89,8 @@ func New(ctx context.Context, opt Options) (*Engine, error) {
 	if opt.Databases == 0 {
 		opt.Databases = 16
 	}
-	if opt.MemoryLimit == "" {
-		opt.MemoryLimit = "1GB"
+	if opt.MemoryBytes == 0 {
+		opt.MemoryBytes = 1 << 30
 	}
 	gate, err := NewGate(ctx)
 	if err != nil {
@@ -112,6 +112,15 @@ func (e *Engine) Close() error {
 // Isolation says what keeps a query away from the rest of the instance.
 func (e *Engine) Isolation() string {
 	return "in-process database per grant set: granted files only, external access off, configuration locked"
+}
+
+// MemoryBytes is the memory that the queries of one grant set share.
+func (e *Engine) MemoryBytes() int64 { return e.opt.MemoryBytes }
+
+// Version returns DuckDB's own version.
+func (e *Engine) Version(ctx context.Context) (version string, err error) {
+	err = e.gate.db.QueryRowContext(ctx, "SELECT version()").Scan(&version)
+	return version, err
 }
 
 // Query answers one request. Refusals and SQL faults are problem.Errors of kind
@@ -244,7 +253,7 @@ func openScope(ctx context.Context, req Request, opt Options) (_ *sql.DB, err er
 	db, err := duck.Open(ctx, duck.Memory, duck.Options{
 		Threads: runtime.NumCPU(),
 		Settings: map[string]string{
-			"memory_limit":                 opt.MemoryLimit,
+			"memory_limit":                 fmt.Sprintf("%dB", opt.MemoryBytes),
 			"allow_community_extensions":   "false",
 			"temp_directory":               "",              // nothing spills to disk
 			"validate_external_file_cache": "NO_VALIDATION", // published files never change

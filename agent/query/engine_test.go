@@ -194,7 +194,7 @@ func TestTheLockedDatabaseHoldsWithoutTheGate(t *testing.T) {
 	dir := t.TempDir()
 	granted := parquet(t, dir, "granted", `SELECT 1 AS v`)
 	hidden := parquet(t, dir, "hidden", `SELECT 2 AS v`)
-	db, err := query.OpenScope(t.Context(), query.Request{Views: []query.View{granted}}, query.Options{MemoryLimit: "256MB"})
+	db, err := query.OpenScope(t.Context(), query.Request{Views: []query.View{granted}}, query.Options{MemoryBytes: 256 << 20})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,0 +1,199 @@
+package server
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync"
+	"unicode/utf8"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/labstack/echo/v4"
+
+	"github.com/keboola/agnes-the-ai-analyst/agent/api"
+	"github.com/keboola/agnes-the-ai-analyst/internal/problem"
+)
+
+const problemType = "application/problem+json"
+
+// wireProblem is api.Problem as an error that huma can send.
+type wireProblem struct {
+	api.Problem
+}
+
+func (p *wireProblem) Error() string { return p.Detail }
+
+// GetStatus serves huma.StatusError.
+func (p *wireProblem) GetStatus() int { return p.Status }
+
+// ContentType serves huma.ContentTypeFilter.
+func (p *wireProblem) ContentType(string) string { return problemType }
+
+// toWire turns any error into what a caller may see.
+func toWire(err error) *wireProblem {
+	p := problem.As(err)
+	status := p.Kind.Status()
+	return &wireProblem{api.Problem{
+		Type: "about:blank", Title: http.StatusText(status), Status: status,
+		Detail: p.Message, Code: p.WireCode(), Hint: p.Hint,
+	}}
+}
+
+// replaceHumaErrors gives huma's own failures (validation, negotiation, bodies)
+// the shape of all others. huma keeps its error constructor in a package
+// variable, so this is done once for the process.
+var replaceHumaErrors = sync.OnceFunc(func() {
+	huma.NewError = func(status int, msg string, errs ...error) huma.StatusError {
+		if len(errs) == 1 {
+			if p, ok := errors.AsType[*problem.Error](errs[0]); ok {
+				return toWire(p)
+			}
+		}
+		kind := problem.FromStatus(status)
+		p := &wireProblem{api.Problem{
+			Type: "about:blank", Title: http.StatusText(status), Status: status,
+			Detail: sentence(msg), Code: string(kind), Hint: hintFor(status),
+		}}
+		for _, err := range errs {
+			if err == nil {
+				continue
+			}
+			item := api.ProblemItem{Message: err.Error()}
+			if d, ok := err.(huma.ErrorDetailer); ok {
+				// The value is left out: it may be a password.
+				detail := d.ErrorDetail()
+				item = api.ProblemItem{Location: detail.Location, Message: detail.Message}
+			}
+			p.Errors = append(p.Errors, item)
+		}
+		if len(p.Errors) > 0 {
+			p.Detail = sentence(msg) + " " + joinItems(p.Errors)
+		}
+		return p
+	}
+})
+
+func joinItems(items []api.ProblemItem) string {
+	var parts []string
+	for _, it := range items[:min(len(items), 5)] {
+		parts = append(parts, strings.TrimSpace(it.Location+": "+it.Message))
+	}
+	return strings.Join(parts, "; ") + "."
+}
+
+func sentence(msg string) string {
+	msg = strings.TrimSuffix(strings.TrimSpace(msg), ".")
+	if msg == "" {
+		return ""
+	}
+	return strings.ToUpper(msg[:1]) + msg[1:] + "."
+}
+
+func hintFor(status int) string {
+	switch status {
+	case http.StatusUnprocessableEntity, http.StatusBadRequest:
+		return "Compare the request with GET /openapi.json (for people: /docs)."
+	case http.StatusUnsupportedMediaType:
+		return "Send JSON with the header Content-Type: application/json."
+	case http.StatusRequestEntityTooLarge:
+		return "Send a body of at most 1 MiB."
+	case http.StatusNotAcceptable:
+		return "Send Accept: application/json."
+	default:
+		return ""
+	}
+}
+
+// handleError serves what never reached a handler: unmatched routes, wrong
+// methods, panics.
+func (s *Server) handleError(err error, c echo.Context) {
+	if c.Response().Committed {
+		return
+	}
+	p := toWire(err)
+	if he, ok := errors.AsType[*echo.HTTPError](err); ok {
+		p = toWire(routeProblem(he, c))
+	}
+	s.logProblem(c.Request(), err)
+	body, err := json.Marshal(p)
+	if err != nil {
+		body = []byte(`{}`)
+	}
+	if c.Request().Method == http.MethodHead {
+		body = nil
+	}
+	if err := c.Blob(p.Status, problemType, body); err != nil {
+		s.opt.Log.Debug("A problem could not be sent.", "error", err)
+	}
+}
+
+func routeProblem(he *echo.HTTPError, c echo.Context) error {
+	req := c.Request()
+	switch he.Code {
+	case http.StatusNotFound:
+		return problem.New(problem.NotFound, fmt.Sprintf("There is no %s %s here.", req.Method, req.URL.Path),
+			"GET /openapi.json lists every call (for people: /docs).").WithCode("no_such_route")
+	case http.StatusMethodNotAllowed:
+		return problem.New(problem.NotAllowed,
+			fmt.Sprintf("%s %s is not available; the path answers %s.", req.Method, req.URL.Path, c.Response().Header().Get(echo.HeaderAllow)),
+			"GET /openapi.json lists every call (for people: /docs).")
+	}
+	return problem.New(problem.FromStatus(he.Code), sentence(fmt.Sprint(he.Message)), hintFor(he.Code))
+}
+
+func (s *Server) logProblem(req *http.Request, err error) {
+	p := problem.As(err)
+	if p.Kind != problem.Internal {
+		return
+	}
+	s.opt.Log.Error("A request failed.", "method", req.Method, "path", req.URL.Path,
+		"request_id", req.Header.Get(echo.HeaderXRequestID), "message", p.Message, "error", p.Err)
+}
+
+func (s *Server) logPanic(c echo.Context, err error, stack []byte) error {
+	s.opt.Log.Error("A handler panicked.", "path", c.Path(), "error", err, "stack", string(stack))
+	return err
+}
+
+// asResponse turns a handler's error into one that huma sends, with the headers
+// that its kind asks for.
+func asResponse(err error) error {
+	p := toWire(err)
+	if wait := problem.As(err).RetryAfter; wait > 0 {
+		return huma.ErrorWithHeaders(p, http.Header{"Retry-After": {strconv.Itoa(int(math.Ceil(wait.Seconds())))}})
+	}
+	return p
+}
+
+// formats are the body formats: strict JSON, without HTML escaping. Go's
+// decoder would silently replace broken UTF-8, which would change a password or
+// a statement, so it is refused here.
+func formats() map[string]huma.Format {
+	f := huma.Format{
+		Marshal: func(w io.Writer, v any) error {
+			enc := json.NewEncoder(w)
+			enc.SetEscapeHTML(false)
+			return enc.Encode(v)
+		},
+		Unmarshal: func(data []byte, v any) error {
+			if !utf8.Valid(data) {
+				return errors.New("the body is not valid UTF-8")
+			}
+			dec := json.NewDecoder(bytes.NewReader(data))
+			if err := dec.Decode(v); err != nil {
+				return err
+			}
+			if _, err := dec.Token(); !errors.Is(err, io.EOF) {
+				return errors.New("the body holds something after the JSON value")
+			}
+			return nil
+		},
+	}
+	return map[string]huma.Format{"application/json": f, "json": f}
+}
