@@ -65,7 +65,7 @@ func appendAudit(tx *writeTx, e AuditEntry) error {
 	if err != nil {
 		return err
 	}
-	_, err = tx.Exec("INSERT INTO audit VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+	_, err = tx.exec("INSERT INTO audit VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
 		e.ID, e.At.UTC(), e.Actor, e.ActorID, e.Action, e.Target, e.Outcome, detail, e.Remote)
 	return err
 }

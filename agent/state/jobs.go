@@ -101,7 +101,7 @@ func (s *Store) CreateJob(ctx context.Context, j Job, by By) (Job, error) {
 		if !errors.Is(err, sql.ErrNoRows) {
 			return err
 		}
-		if _, err := tx.Exec("DELETE FROM jobs WHERE id NOT IN (SELECT id FROM jobs ORDER BY id DESC LIMIT ?)", keepJobs-1); err != nil {
+		if _, err := tx.exec("DELETE FROM jobs WHERE id NOT IN (SELECT id FROM jobs ORDER BY id DESC LIMIT ?)", keepJobs-1); err != nil {
 			return err
 		}
 		row, err := j.columns()
@@ -146,7 +146,7 @@ func (s *Store) UpdateJob(ctx context.Context, j Job) error {
 			return err
 		}
 		// c is in the table's order: id, kind, status, requested_by, request, progress, ...
-		_, err = tx.Exec(`UPDATE jobs SET status = ?, progress = ?, sources_json = ?, tables_json = ?, warnings_json = ?,
+		_, err = tx.exec(`UPDATE jobs SET status = ?, progress = ?, sources_json = ?, tables_json = ?, warnings_json = ?,
 			error = ?, hint = ?, started_at = ?, ended_at = ? WHERE id = ?`,
 			c[2], c[5], c[6], c[7], c[8], c[9], c[10], c[12], c[13], j.ID)
 		return err
@@ -173,7 +173,7 @@ func (s *Store) ListJobs(ctx context.Context, limit int, before string) ([]Job, 
 func (s *Store) FailOrphans(ctx context.Context, reason string) (int, error) {
 	var n int64
 	err := s.update(ctx, func(tx *writeTx) error {
-		r, err := tx.Exec("UPDATE jobs SET status = ?, error = ?, hint = ?, ended_at = ? WHERE status IN (?, ?)", string(JobFailed), reason,
+		r, err := tx.exec("UPDATE jobs SET status = ?, error = ?, hint = ?, ended_at = ? WHERE status IN (?, ?)", string(JobFailed), reason,
 			"Start it again with POST /api/sync/trigger.", now(), string(JobQueued), string(JobRunning))
 		if err != nil {
 			return err

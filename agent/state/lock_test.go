@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/keboola/agnes-the-ai-analyst/internal/problem"
 	"github.com/keboola/agnes-the-ai-analyst/internal/redact"
@@ -201,5 +202,25 @@ func TestCloseIsIdempotentAndTellsLaterCallers(t *testing.T) {
 	wantProblem(t, err, problem.Unavailable)
 	if s.WALBytes() != 0 {
 		t.Error("Close left a write-ahead log")
+	}
+}
+
+func TestALongLogIsCheckpointedAheadOfTime(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	s := mustOpen(t, t.TempDir()) // the regular checkpoint is an hour away
+	grown := int64(0)
+	for i := 0; grown <= walSoftLimit; i++ {
+		u := newUser(fmt.Sprintf("u%d@b.c", i), RoleAnalyst)
+		u.Name = strings.Repeat("long", 1<<18)
+		if _, err := s.CreateUser(ctx, u, By{}); err != nil {
+			t.Fatal(err)
+		}
+		grown += 1 << 20
+	}
+	for deadline := time.Now().Add(30 * time.Second); s.WALBytes() > walSoftLimit/2; <-time.After(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("the log still has %d bytes", s.WALBytes())
+		}
 	}
 }

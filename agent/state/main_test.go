@@ -7,9 +7,11 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
+	"testing/fstest"
 	"time"
 
 	"github.com/keboola/agnes-the-ai-analyst/internal/problem"
@@ -50,7 +52,7 @@ func mustOpen(t testing.TB, dir string) *Store {
 
 // wantProblem asserts the kind of an error, that it has a hint, and that text
 // of its message or hint names what it must name. It returns the problem.
-func wantProblem(t testing.TB, err error, kind problem.Kind, names ...string) *problem.Error {
+func wantProblem(t testing.TB, err error, kind problem.Kind, names ...string) problem.Error {
 	t.Helper()
 	p, ok := errors.AsType[*problem.Error](err)
 	if !ok {
@@ -67,7 +69,7 @@ func wantProblem(t testing.TB, err error, kind problem.Kind, names ...string) *p
 			t.Errorf("message %q and hint %q do not name %q", p.Message, p.Hint, n)
 		}
 	}
-	return p
+	return *p
 }
 
 func newUser(email, role string) User {
@@ -131,6 +133,39 @@ func helper(role string, args []string) {
 			fail(err)
 		}
 		fmt.Println(secret.Reveal())
+	case "commit":
+		opt := testOptions(args[0])
+		opt.CheckpointEvery = 7 * time.Millisecond
+		s, err := Open(context.Background(), opt)
+		if err != nil {
+			fail(err)
+		}
+		fmt.Println("open")
+		n, _ := strconv.Atoi(args[1])
+		for ; ; n++ {
+			if _, err := s.CreateUser(context.Background(), newUser(numbered(n), RoleAnalyst), By{}); err != nil {
+				fail(err)
+			}
+			fmt.Println(n)
+		}
+	case "migrate":
+		first, err := migrationFiles.ReadFile("migrations/0001_init.sql")
+		if err != nil {
+			fail(err)
+		}
+		files := fstest.MapFS{"0001_init.sql": {Data: first}}
+		for i, sql := range args[1:] {
+			files[fmt.Sprintf("%04d_step.sql", i+2)] = &fstest.MapFile{Data: []byte(sql)}
+		}
+		ms, err := loadMigrations(files)
+		if err != nil {
+			fail(err)
+		}
+		fmt.Println("ready")
+		if _, err := open(context.Background(), testOptions(args[0]), ms); err != nil {
+			fail(err)
+		}
+		select {} // until it is killed
 	case "hold":
 		db, err := openDatabase(context.Background(), args[0])
 		if err != nil {

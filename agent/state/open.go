@@ -69,11 +69,10 @@ func prepareDir(dir string, log *slog.Logger) error {
 			log.Warn("the state directory was open to other users; its mode is now 0700", "dir", dir)
 		}
 	}
-	probe, err := os.CreateTemp(dir, ".probe-*")
-	if err != nil {
+	if err := unix.Access(dir, unix.W_OK|unix.X_OK); err != nil {
 		return orSystemProblem(err, dir)
 	}
-	return errors.Join(probe.Close(), os.Remove(probe.Name()))
+	return nil
 }
 
 func notADirectory(path string, err error) error {
@@ -206,13 +205,34 @@ func (s *Store) openRecovering(ctx context.Context) (*sql.DB, error) {
 		s.log.Warn("the mode of system.duckdb could not be set to 0600", "error", err)
 	}
 	if len(logs) > 0 {
-		if err := s.roomFor(s.WALBytes() + 1<<20); err != nil {
-			s.log.Warn("no checkpoint after recovery", "error", err)
-		} else if _, err := db.ExecContext(ctx, "CHECKPOINT"); err != nil {
-			return nil, errors.Join(orSystemProblem(err, s.opt.Dir), db.Close())
+		if db, err = s.checkpointRecovered(ctx, db); err != nil {
+			return nil, err
 		}
 		s.log.Info("system.duckdb was recovered from its write-ahead log", "files", len(logs))
 	}
+	return db, nil
+}
+
+// checkpointRecovered moves a replayed log into the main file, so that it need
+// not be replayed again. Where that fails, on a full disk say, the start goes on
+// without it: a failed checkpoint invalidates db, so db is opened once more.
+func (s *Store) checkpointRecovered(ctx context.Context, db *sql.DB) (*sql.DB, error) {
+	err := s.roomFor(s.WALBytes() + 1<<20)
+	if err == nil {
+		if _, err = db.ExecContext(ctx, "CHECKPOINT"); err == nil {
+			return db, nil
+		}
+		if cerr := db.Close(); cerr != nil {
+			s.log.Warn("closing the invalidated system.duckdb failed", "error", cerr)
+		}
+		db, cerr := openDatabase(ctx, s.path)
+		if cerr != nil {
+			return nil, orSystemProblem(errors.Join(cerr, err), s.opt.Dir)
+		}
+		s.log.Warn("the replayed log could not be checkpointed", "error", err)
+		return db, nil
+	}
+	s.log.Warn("the replayed log could not be checkpointed", "error", err)
 	return db, nil
 }
 
@@ -328,7 +348,7 @@ func (s *Store) formatProblem(err error) error {
 		WithCode("state_format_newer")
 }
 
-// systemProblem recognises what the system, not the database, refuses: no
+// systemProblem recognizes what the system, not the database, refuses: no
 // space, no permission, a read-only file system, a file held elsewhere. It
 // returns nil for anything else.
 func systemProblem(err error, dir string) error {
@@ -373,9 +393,9 @@ func orSystemProblem(err error, dir string) error {
 func (s *Store) roomFor(n int64) error {
 	var st unix.Statfs_t
 	if err := unix.Statfs(s.opt.Dir, &st); err != nil {
-		return nil // not every file system can say; the write itself will tell
+		return nil //nolint:nilerr // not every file system can say; the write itself will tell
 	}
-	if free := int64(st.Bavail) * int64(st.Bsize); free < n {
+	if free := int64(st.Bavail) * int64(st.Bsize); free < n { //nolint:unconvert // not an int64 on every system
 		return systemProblem(fmt.Errorf("%d bytes are free, %d are needed: %w", free, n, syscall.ENOSPC), s.opt.Dir)
 	}
 	return nil
@@ -389,7 +409,8 @@ func firstLine(err error) string {
 // shellQuote quotes text for sh where it needs quotes.
 func shellQuote(text string) string {
 	if text != "" && !strings.ContainsFunc(text, func(r rune) bool {
-		return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("/._-+:@%,", r))
+		plain := r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("/._-+:@%,", r)
+		return !plain
 	}) {
 		return text
 	}

@@ -145,11 +145,11 @@ func TestDamagedLogNeverStopsTheStart(t *testing.T) {
 	for _, cut := range []int{1, 2, 37, n / 3, n / 2, n - 1, n - 20, n} {
 		checkRecovered(t, fmt.Sprintf("truncated by %d", cut), with(good.wal[:n-cut]), true)
 	}
-	for i := range 14 {
-		at := i * n / 14
+	for i := range 10 {
+		at := i * n / 10
 		checkRecovered(t, fmt.Sprintf("byte %d of %d flipped", at, n), with(flip(good.wal, at, 1)), false)
 	}
-	for i := range 8 { // all bytes of a size field, where DuckDB is mostly silent
+	for i := range 6 { // the low bytes of a size field, where DuckDB is mostly silent
 		head, _ := walHead(good.wal)
 		checkRecovered(t, fmt.Sprintf("byte %d flipped", head+i), with(flip(good.wal, head+i, 1)), false)
 	}

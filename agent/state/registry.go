@@ -134,7 +134,7 @@ func (s *Store) UpdateTable(ctx context.Context, id string, p TablePatch, by By)
 			return err
 		}
 		t.UpdatedAt = now()
-		if _, err := tx.Exec("UPDATE table_registry SET description = ?, sync_strategy = ?, query_mode = ?, enabled = ?, updated_at = ? WHERE id = ?",
+		if _, err := tx.exec("UPDATE table_registry SET description = ?, sync_strategy = ?, query_mode = ?, enabled = ?, updated_at = ? WHERE id = ?",
 			t.Description, t.SyncStrategy, t.QueryMode, t.Enabled, t.UpdatedAt, t.ID); err != nil {
 			return err
 		}
@@ -168,7 +168,7 @@ func (s *Store) DeleteTable(ctx context.Context, id string, by By) error {
 				return err
 			}
 		}
-		if _, err := tx.Exec("DELETE FROM table_registry WHERE id = ?", t.ID); err != nil {
+		if _, err := tx.exec("DELETE FROM table_registry WHERE id = ?", t.ID); err != nil {
 			return err
 		}
 		return appendAudit(tx, by.entry("table.delete", t.ID, map[string]any{"source": t.Source, "source_table": t.SourceTable}))

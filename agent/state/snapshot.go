@@ -146,9 +146,9 @@ func fingerprint(ctx context.Context, q querier, catalog, table string) (string,
 	if table == "instance" {
 		where = ` WHERE NOT starts_with(t.key, 'snapshot_')`
 	}
-	var print string
-	err := q.QueryRowContext(ctx, fmt.Sprintf("SELECT count(*) || '/' || coalesce(bit_xor(hash(t)), 0) FROM %s t%s", from, where)).Scan(&print)
-	return print, err
+	var sum string
+	err := q.QueryRowContext(ctx, fmt.Sprintf("SELECT count(*) || '/' || coalesce(bit_xor(hash(t)), 0) FROM %s t%s", from, where)).Scan(&sum)
+	return sum, err
 }
 
 // verifySnapshot opens a snapshot as a restore would and reads all of it.
@@ -178,6 +178,11 @@ func (s *Store) snapshots() string { return filepath.Join(s.opt.Dir, snapshotsDi
 func (s *Store) snapshotBeforeMigration(ctx context.Context, version int) (string, error) {
 	if err := os.MkdirAll(s.snapshots(), 0o700); err != nil {
 		return "", err
+	}
+	if strays, err := filepath.Glob(filepath.Join(s.snapshots(), ".system-schema*")); err == nil { // of a killed process
+		for _, stray := range strays {
+			_ = os.Remove(stray)
+		}
 	}
 	path := filepath.Join(s.snapshots(), fmt.Sprintf("system-schema%04d-%s.duckdb", version, time.Now().UTC().Format(stampLayout)))
 	if err := s.copyDatabase(ctx, s.db, path); err != nil {

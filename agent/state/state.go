@@ -137,7 +137,7 @@ func open(ctx context.Context, opt Options, migrations []migration) (*Store, err
 	if err := s.prepare(ctx, expected); err != nil {
 		return nil, errors.Join(err, s.db.Close())
 	}
-	go s.background()
+	go s.background() //nolint:gosec // it lives until Close, not as long as ctx
 	return s, nil
 }
 
@@ -206,8 +206,8 @@ func (s *Store) Warnings() []string {
 	return slices.Clone(s.warnings)
 }
 
-func (s *Store) warn(text string, attrs ...any) {
-	s.log.Warn(text, attrs...)
+func (s *Store) warn(text string) {
+	s.log.Warn("the state was recovered with a loss", "warning", text)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.warnings = append(s.warnings, text)
@@ -216,7 +216,7 @@ func (s *Store) warn(text string, attrs ...any) {
 // Canary proves that the state can be written, by one small commit.
 func (s *Store) Canary(ctx context.Context) error {
 	return s.update(ctx, func(tx *writeTx) error {
-		_, err := tx.Exec("UPDATE instance SET value = ? WHERE key = 'canary'", time.Now().UTC().Format(time.RFC3339Nano))
+		_, err := tx.exec("UPDATE instance SET value = ? WHERE key = 'canary'", time.Now().UTC().Format(time.RFC3339Nano))
 		return err
 	})
 }
@@ -299,7 +299,7 @@ func (s *Store) use(ctx context.Context, fn func(*sql.DB) error) error {
 }
 
 // update runs fn in the one write transaction and commits. An error of fn
-// rolls everything back. Once begun a transaction is not cancelled by ctx: it
+// rolls everything back. Once begun a transaction is not canceled by ctx: it
 // takes milliseconds, and a rollback that outlives the mutex could collide
 // with the next writer.
 func (s *Store) update(ctx context.Context, fn func(*writeTx) error) error {
@@ -308,13 +308,13 @@ func (s *Store) update(ctx context.Context, fn func(*writeTx) error) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	err := s.use(ctx, func(db *sql.DB) error {
+	err := s.use(ctx, func(db *sql.DB) (err error) {
 		ctx := context.WithoutCancel(ctx)
 		conn, err := db.Conn(ctx)
 		if err != nil {
 			return err
 		}
-		defer conn.Close()
+		defer func() { err = errors.Join(err, conn.Close()) }()
 		begun, err := conn.BeginTx(ctx, nil)
 		if err != nil {
 			return err
@@ -342,6 +342,11 @@ func (s *Store) update(ctx context.Context, fn func(*writeTx) error) error {
 type writeTx struct {
 	*sql.Tx
 	conn *sql.Conn
+}
+
+// exec runs a statement that is not canceled; see update.
+func (tx *writeTx) exec(statement string, args ...any) (sql.Result, error) {
+	return tx.ExecContext(context.Background(), statement, args...)
 }
 
 // insert appends rows, each with all columns of table in their order.

@@ -39,7 +39,7 @@ func (s *Store) ReplaceTableStates(ctx context.Context, states []TableState) err
 		rows[i] = []driver.Value{t.TableID, t.Source, t.Rows, t.SizeBytes, t.ContentHash, columns, timeOrNil(t.LastSync), t.Stale, t.StaleReason, t.Generation}
 	}
 	return s.update(ctx, func(tx *writeTx) error {
-		if _, err := tx.Exec("DELETE FROM table_state"); err != nil {
+		if _, err := tx.exec("DELETE FROM table_state"); err != nil {
 			return err
 		}
 		return tx.insert("table_state", rows)

@@ -20,7 +20,7 @@ type Token struct {
 	Name       string
 	Role       string // what the token may do at most
 	Hash       string // sha256 of the token, lower-case hex; unique
-	Prefix     string // first characters, for people to recognise it
+	Prefix     string // first characters, for people to recognize it
 	CreatedAt  time.Time
 	ExpiresAt  time.Time // zero: never
 	LastUsedAt time.Time // zero: never; exact to about a checkpoint interval after a crash
@@ -57,7 +57,7 @@ func (s *Store) CreateToken(ctx context.Context, t Token, by By) (Token, error) 
 		if n > 0 {
 			return problem.New(problem.Conflict, "This token exists already.", "Create a new one with POST /auth/tokens.")
 		}
-		if _, err := tx.Exec("INSERT INTO tokens VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", t.ID, t.UserID, t.Name, t.Role, t.Hash, t.Prefix,
+		if _, err := tx.exec("INSERT INTO tokens VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", t.ID, t.UserID, t.Name, t.Role, t.Hash, t.Prefix,
 			t.CreatedAt, timeOrNil(t.ExpiresAt), nil); err != nil {
 			return err
 		}
@@ -113,7 +113,7 @@ func (s *Store) RevokeToken(ctx context.Context, id, userID string, by By) error
 		if err != nil {
 			return err
 		}
-		if _, err := tx.Exec("DELETE FROM tokens WHERE id = ?", id); err != nil {
+		if _, err := tx.exec("DELETE FROM tokens WHERE id = ?", id); err != nil {
 			return err
 		}
 		return appendAudit(tx, by.entry("token.revoke", id, map[string]any{"user": t.UserID, "name": t.Name, "prefix": t.Prefix}))
@@ -138,7 +138,7 @@ func (s *Store) flushTouched(ctx context.Context) error {
 	}
 	err := s.update(ctx, func(tx *writeTx) error {
 		for id, at := range pending {
-			if _, err := tx.Exec("UPDATE tokens SET last_used_at = ? WHERE id = ?", at, id); err != nil {
+			if _, err := tx.exec("UPDATE tokens SET last_used_at = ? WHERE id = ?", at, id); err != nil {
 				return err
 			}
 		}
@@ -168,7 +168,7 @@ func (s *Store) RevokeSession(ctx context.Context, jti string, expires time.Time
 	}
 	expires = expires.UTC().Truncate(time.Microsecond)
 	err := s.update(ctx, func(tx *writeTx) error {
-		if _, err := tx.Exec("INSERT INTO revoked_sessions VALUES (?, ?)", jti, expires); err != nil {
+		if _, err := tx.exec("INSERT INTO revoked_sessions VALUES (?, ?)", jti, expires); err != nil {
 			return err
 		}
 		return appendAudit(tx, by.entry("session.revoke", jti, nil))
@@ -219,7 +219,7 @@ func (s *Store) purgeRevoked(ctx context.Context, t time.Time) error {
 		return nil
 	}
 	err := s.update(ctx, func(tx *writeTx) error {
-		_, err := tx.Exec("DELETE FROM revoked_sessions WHERE expires_at < ?", t.UTC())
+		_, err := tx.exec("DELETE FROM revoked_sessions WHERE expires_at < ?", t.UTC())
 		return err
 	})
 	if err != nil {

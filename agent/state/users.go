@@ -115,7 +115,7 @@ func (s *Store) createUser(ctx context.Context, u User, by By, action string, al
 		if err := emailFree(ctx, tx, email, u.ID); err != nil {
 			return err
 		}
-		if _, err := tx.Exec("INSERT INTO users VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", u.ID, u.Email, u.Name, u.Role,
+		if _, err := tx.exec("INSERT INTO users VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", u.ID, u.Email, u.Name, u.Role,
 			u.PasswordHash.Reveal(), u.Disabled, grants, u.TokenEpoch, u.CreatedAt, u.UpdatedAt); err != nil {
 			return err
 		}
@@ -233,10 +233,10 @@ func (s *Store) DeleteUser(ctx context.Context, id string, by By) error {
 				return err
 			}
 		}
-		if _, err := tx.Exec("DELETE FROM tokens WHERE user_id = ?", id); err != nil {
+		if _, err := tx.exec("DELETE FROM tokens WHERE user_id = ?", id); err != nil {
 			return err
 		}
-		if _, err := tx.Exec("DELETE FROM users WHERE id = ?", id); err != nil {
+		if _, err := tx.exec("DELETE FROM users WHERE id = ?", id); err != nil {
 			return err
 		}
 		return appendAudit(tx, by.entry("user.delete", id, map[string]any{"email": u.Email}))
@@ -269,7 +269,7 @@ func saveUser(tx *writeTx, u User) error {
 	if err != nil {
 		return err
 	}
-	_, err = tx.Exec(`UPDATE users SET email = ?, name = ?, role = ?, password_hash = ?, disabled = ?, grants_json = ?,
+	_, err = tx.exec(`UPDATE users SET email = ?, name = ?, role = ?, password_hash = ?, disabled = ?, grants_json = ?,
 		token_epoch = ?, updated_at = ? WHERE id = ?`, u.Email, u.Name, u.Role, u.PasswordHash.Reveal(), u.Disabled, grants,
 		u.TokenEpoch, u.UpdatedAt, u.ID)
 	return err

@@ -22,7 +22,7 @@ func walFiles(path string) []string {
 
 // flushEntry is how a committed transaction ends in the WAL: the entry of
 // type WAL_FLUSH, five bytes long.
-var flushEntry = []byte{0x64, 0x00, 0x64, 0xff, 0xff}
+const flushEntry = "\x64\x00\x64\xff\xff"
 
 // walDamage is what inspectWAL found; text is "" when the log is whole or
 // merely torn. stop is the byte at which reading ends, 0 when unknown.
@@ -76,7 +76,7 @@ func inspectWAL(path string) (walDamage, error) {
 func flushes(data []byte) int {
 	n := 0
 	for {
-		i := bytes.Index(data, flushEntry)
+		i := bytes.Index(data, []byte(flushEntry))
 		if i < 0 {
 			return n
 		}
