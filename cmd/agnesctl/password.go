@@ -36,50 +36,68 @@ func (a *app) password(ctx context.Context, fromStdin, fresh bool) (redact.Secre
 	if !ok || !cli.IsTerminal(file) {
 		return "", cli.UsageError("There is no terminal to ask for the password; pass it on standard input with --password-stdin.")
 	}
-	typed, err := a.ask(ctx, file, "Password: ")
-	if err != nil || !fresh {
-		return typed, err
+	prompts := []string{"Password: "}
+	if fresh {
+		prompts = append(prompts, "The same password again: ")
 	}
-	again, err := a.ask(ctx, file, "The same password again: ")
+	typed, err := a.ask(ctx, file, prompts)
 	if err != nil {
 		return "", err
 	}
-	if typed != again {
+	if typed[0] == "" {
+		return "", cli.UsageError("Expected a password.")
+	}
+	if fresh && typed[0] != typed[1] {
 		return "", cli.UsageError("The two passwords differ.")
 	}
-	return typed, nil
+	return redact.Secret(typed[0]), nil
 }
 
-// ask reads a line without echo. When ctx ends it gives the terminal its echo
-// back, which a killed process could not.
-func (a *app) ask(ctx context.Context, file *os.File, prompt string) (redact.Secret, error) {
+// ask reads a line without echo for each prompt. Echo is off before the first
+// prompt shows, so that nothing typed ahead appears, and it is on again however
+// the reading ends, which a killed process could not see to. Ctrl-C arrives as
+// a character and ends it like the context does.
+func (a *app) ask(ctx context.Context, file *os.File, prompts []string) ([]string, error) {
 	fd := int(file.Fd())
-	before, err := term.GetState(fd)
+	before, err := term.MakeRaw(fd)
 	if err != nil {
-		return "", fmt.Errorf("look at the terminal: %w", err)
+		return nil, fmt.Errorf("turn the terminal's echo off: %w", err)
 	}
-	fmt.Fprint(a.env.Stderr, prompt) // a terminal that is gone shows in the read
-	defer fmt.Fprintln(a.env.Stderr)
+	defer func() { _ = term.Restore(fd, before) }() // there is no other way to mend it
+	terminal := term.NewTerminal(struct {
+		io.Reader
+		io.Writer
+	}{file, a.env.Stderr}, "")
+
 	type answer struct {
-		line []byte
-		err  error
+		lines []string
+		err   error
 	}
 	done := make(chan answer, 1)
 	go func() {
-		line, err := term.ReadPassword(fd)
-		done <- answer{line, err}
+		var got answer
+		for _, prompt := range prompts {
+			line, err := terminal.ReadPassword(prompt)
+			if err != nil {
+				got.err = err
+				break
+			}
+			got.lines = append(got.lines, line)
+		}
+		done <- got
 	}()
 	select {
 	case <-ctx.Done():
-		_ = term.Restore(fd, before) // the process is about to end
-		return "", ctx.Err()
+		err = ctx.Err()
 	case got := <-done:
-		if got.err != nil {
-			return "", fmt.Errorf("read the password: %w", got.err)
+		if got.err == nil {
+			return got.lines, nil
 		}
-		if len(got.line) == 0 {
-			return "", cli.UsageError("Expected a password.")
+		err = got.err
+		if errors.Is(err, io.EOF) { // Ctrl-C or Ctrl-D
+			err = context.Canceled
 		}
-		return redact.Secret(got.line), nil
 	}
+	fmt.Fprint(a.env.Stderr, "\r\n") // leave the prompt's line
+	return nil, err
 }

@@ -139,6 +139,9 @@ func tableLine(t api.JobTable) string {
 	if t.Error != "" {
 		return fmt.Sprintf("%s: %s: %s", t.ID, t.Status, t.Error)
 	}
+	if t.Status != api.JobSucceeded {
+		return t.ID + ": " + t.Status
+	}
 	return fmt.Sprintf("%s: %s, %s", t.ID, t.Status, plural(int(t.Rows), "row"))
 }
 

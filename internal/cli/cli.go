@@ -80,9 +80,9 @@ func IsTerminal(stream any) bool {
 // standard error, and returns the exit code.
 //
 // What cobra itself finds wrong with a command line (flags, arguments, unknown
-// commands) becomes a problem.Usage. A command that ends with the context's
-// cancellation in its error's chain was interrupted: its message should say
-// what was left undone.
+// commands) becomes a problem.Usage. A command that ends with context.Canceled
+// in its error's chain was interrupted by a person: its message should say what
+// was left undone.
 func Main(ctx context.Context, env Env, root func(Env) *cobra.Command) int {
 	cmd := root(env)
 	var ran bool
@@ -99,7 +99,7 @@ func Main(ctx context.Context, env Env, root func(Env) *cobra.Command) int {
 	if !ran {
 		err = usageError(found, err)
 	}
-	if interrupted(ctx, err) {
+	if errors.Is(err, context.Canceled) {
 		printError(env, "Interrupted", err)
 		return exitInterrupted
 	}

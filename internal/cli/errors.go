@@ -53,10 +53,6 @@ func indented(text string) string {
 	return strings.Join(lines, "\n       ")
 }
 
-func interrupted(ctx context.Context, err error) bool {
-	return ctx.Err() != nil && errors.Is(err, context.Canceled)
-}
-
 func seeHelp(c *cobra.Command) string {
 	return c.CommandPath() + " --help"
 }
