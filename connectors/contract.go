@@ -133,8 +133,8 @@ func ValidName(name string) error {
 		"Choose a name that matches ^[a-zA-Z_][a-zA-Z0-9_]{0,63}$ and try again.").WithCode("invalid_name")
 }
 
-// reservedName reports whether a table name belongs to the contract itself.
-func reservedName(name string) bool {
+// ReservedName reports whether a table name belongs to the contract itself.
+func ReservedName(name string) bool {
 	return slices.Contains([]string{MetaTable, RemoteAttachTable, StateTable}, strings.ToLower(name))
 }
 

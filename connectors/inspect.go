@@ -277,7 +277,7 @@ func (c *contract) loadMeta(ctx context.Context, db *sql.DB) error {
 			c.add("meta.names", "a name in every row's table_name", "NULL", "DELETE FROM _meta WHERE table_name IS NULL;")
 			continue
 		}
-		if ValidName(name.String) != nil || reservedName(name.String) {
+		if ValidName(name.String) != nil || ReservedName(name.String) {
 			shown := fmt.Sprintf("%.80q", name.String)
 			c.add("meta.names", "table names that match ^[a-zA-Z_][a-zA-Z0-9_]{0,63}$ and are not the contract's own", shown,
 				"UPDATE _meta SET table_name = 'a_valid_name' WHERE table_name = "+duck.Literal(name.String)+"; and name its file data/a_valid_name.parquet")

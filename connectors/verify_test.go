@@ -381,7 +381,7 @@ func TestVerifySurvivesDamage(t *testing.T) {
 			t.Fatal(err)
 		}
 		reported := 0
-		for range 40 {
+		for range 15 {
 			damaged := slices.Clone(data)
 			for range 1 + rng.IntN(20) {
 				damaged[rng.IntN(len(damaged))] ^= byte(1 + rng.IntN(255))

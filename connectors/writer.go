@@ -147,7 +147,7 @@ func (w *Writer) free(table string) error {
 	if err := ValidName(table); err != nil {
 		return err
 	}
-	if reservedName(table) {
+	if ReservedName(table) {
 		return problem.New(problem.Invalid, fmt.Sprintf("The table name %q belongs to the extract contract itself.", table),
 			"Give the table another name at its source.").WithCode("invalid_name")
 	}
