@@ -170,7 +170,7 @@ func TestSchemaChangedByHandIsRefusedWithTheDifference(t *testing.T) {
 		"a column dropped":      {"ALTER TABLE audit DROP COLUMN remote", "column audit.remote is missing"},
 		"a column added":        {"ALTER TABLE audit ADD COLUMN x INTEGER", "column audit.x is not expected"},
 		"a type changed":        {"ALTER TABLE audit ALTER remote TYPE BIGINT USING 1", "expected remote VARCHAR NOT NULL, found remote BIGINT"},
-		"a table dropped":       {"DROP TABLE table_state", "table table_state is missing"},
+		"a table dropped":       {"DROP TABLE table_registry", "table table_registry is missing"},
 		"a table added":         {"CREATE TABLE mine (i INTEGER)", "table mine is not expected"},
 		"a default added":       {"ALTER TABLE audit ALTER remote SET DEFAULT 'x'", "DEFAULT"},
 		"NOT NULL taken away":   {"ALTER TABLE audit ALTER remote DROP NOT NULL", "expected remote VARCHAR NOT NULL, found remote VARCHAR"},
@@ -299,7 +299,7 @@ func TestSchemaIsWhatADatabaseHasAndTheSameEveryTime(t *testing.T) {
 	for _, table := range want.Tables {
 		keys[table.Name] = strings.Join(table.PrimaryKey, ",")
 	}
-	if len(keys) < 9 || keys["users"] != "id" || keys["schema_migrations"] != "version" || keys["audit"] != "" {
+	if len(keys) < 8 || keys["users"] != "id" || keys["schema_migrations"] != "version" || keys["audit"] != "" {
 		t.Errorf("tables and keys: %v", keys)
 	}
 	if text, err := json.Marshal(want); err != nil || strings.Contains(string(text), ":null") {

@@ -93,44 +93,6 @@ func TestRegistryUpdateAndDelete(t *testing.T) {
 	wantProblem(t, err, problem.NotFound, "GET /api/admin/registry")
 }
 
-func TestTableStatesAreReplacedAsAWhole(t *testing.T) {
-	t.Parallel()
-	ctx, s := context.Background(), mustOpen(t, t.TempDir())
-	states := make([]TableState, 2500)
-	at := time.Date(2026, 4, 1, 12, 0, 0, 0, time.FixedZone("", 3600))
-	for i := range states {
-		states[i] = TableState{
-			TableID: fmt.Sprintf("t%04d", i), Source: "csv", Rows: int64(i), SizeBytes: -1, LastSync: at,
-			Columns: []Column{{"id", "BIGINT"}, {"name", "VARCHAR"}}, Generation: 7,
-		}
-	}
-	states[1].LastSync, states[1].Stale, states[1].StaleReason, states[1].Columns = time.Time{}, true, "gone", nil
-	for range 3 {
-		start := time.Now()
-		if err := s.ReplaceTableStates(ctx, states); err != nil {
-			t.Fatal(err)
-		}
-		t.Logf("replacing %d rows took %s", len(states), time.Since(start))
-	}
-	got, err := s.ListTableStates(ctx)
-	if err != nil || len(got) != len(states) {
-		t.Fatalf("%d rows, %v", len(got), err)
-	}
-	states[1].Columns = []Column{}
-	if diff := cmp.Diff(states, got, cmp.Comparer(func(a, b time.Time) bool { return a.Equal(b) })); diff != "" {
-		t.Error(diff)
-	}
-	if got[0].LastSync.Location() != time.UTC {
-		t.Error("times are not UTC")
-	}
-	if err := s.ReplaceTableStates(ctx, nil); err != nil {
-		t.Fatal(err)
-	}
-	if got, err := s.ListTableStates(ctx); err != nil || len(got) != 0 {
-		t.Errorf("%d rows, %v", len(got), err)
-	}
-}
-
 func TestOneJobAtATime(t *testing.T) {
 	t.Parallel()
 	ctx, s := context.Background(), mustOpen(t, t.TempDir())

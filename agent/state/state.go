@@ -1,5 +1,5 @@
 // Package state keeps an instance's own records in DATA_DIR/state/system.duckdb:
-// users, access tokens, the table registry, what the last publish served, jobs
+// users, access tokens, the table registry, jobs
 // and the audit log. It also holds the lock on DATA_DIR (Lock) and the secrets
 // that are generated on first start (EnsureSecret).
 //

@@ -51,20 +51,6 @@ CREATE TABLE table_registry (
     updated_at    TIMESTAMP NOT NULL
 );
 
--- Replaced as a whole with each publish, so it has no index; table_id is unique.
-CREATE TABLE table_state (
-    table_id     VARCHAR NOT NULL,
-    source       VARCHAR NOT NULL,
-    rows         BIGINT NOT NULL,
-    size_bytes   BIGINT NOT NULL,
-    content_hash VARCHAR NOT NULL,
-    columns_json VARCHAR NOT NULL,
-    last_sync    TIMESTAMP,
-    stale        BOOLEAN NOT NULL,
-    stale_reason VARCHAR NOT NULL,
-    generation   BIGINT NOT NULL
-);
-
 CREATE TABLE jobs (
     id            VARCHAR PRIMARY KEY,
     kind          VARCHAR NOT NULL,
