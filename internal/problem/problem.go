@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"time"
 )
 
 // Kind classifies a failure. Its text is the default `code` on the wire.
@@ -46,6 +47,8 @@ type Error struct {
 	Message string // what was expected, what was found, where
 	Hint    string // the exact next command or call
 	Err     error  // wrapped cause; logged, never sent to a caller
+
+	RetryAfter time.Duration // when the same call may work; zero where that is unknown
 }
 
 // New returns an Error without a cause.
