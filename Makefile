@@ -116,10 +116,15 @@ surface: build ## Write surface.json: every contract that others rely on, from t
 	@bin/agnes surface --with bin/agnesctl --with bin/release-bot >surface.json.tmp || { rm -f surface.json.tmp; exit 1; }
 	@mv surface.json.tmp surface.json
 
+.PHONY: docs
+docs: build ## Write docs/cli.md, the reference of every command, from the programs
+	@{ printf "# Commands\n\nWritten by \140make docs\140 from the programs themselves.\n\n"; bin/agnes docs; bin/agnesctl docs; bin/release-bot docs; } >docs/cli.md.tmp || { rm -f docs/cli.md.tmp; exit 1; }
+	@mv docs/cli.md.tmp docs/cli.md
+
 .PHONY: gen
-gen: ## Write every generated file: go generate, then surface.json
+gen: ## Write every generated file: go generate, surface.json, docs/cli.md
 	go generate ./...
-	@$(MAKE) --no-print-directory surface
+	@$(MAKE) --no-print-directory surface docs
 
 .PHONY: tools
 tools: $(TOOLS)/golangci-lint $(TOOLS)/actionlint ## Build the pinned tools into .tools/bin
