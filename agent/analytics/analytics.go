@@ -69,7 +69,7 @@ type Binding struct {
 type Options struct {
 	Dir         string // DATA_DIR/analytics; made when missing
 	ExtractsDir string // DATA_DIR/extracts
-	Keep        int    // old generations kept though nobody pins them; 0 means 2
+	Keep        int    // old generations kept though nobody pins them; 0 means 2, below 0 none
 	Threads     int    // workers for reading, hashing and binding; 0 means 2
 	Log         *slog.Logger
 }
@@ -94,7 +94,7 @@ type TableInfo struct {
 	FileHashes []string `json:"-"`
 	// ContentHash is the table's ETag: the one file's hash, or, of several, the
 	// SHA-256 (hex) over their hex hashes in order. Empty for a remote table.
-	ContentHash string `json:"content_hash,omitempty"`
+	ContentHash string `json:"-"`
 
 	Columns     []Column  `json:"-"`
 	ExtractedAt time.Time `json:"extracted_at"`

@@ -4,6 +4,7 @@ package analytics
 
 import (
 	"context"
+	"database/sql"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -128,13 +129,7 @@ func (f *fixture) rawPublish(oneTransaction bool) {
 		exec("ATTACH " + duck.Literal(filepath.Join(dir, connectors.ExtractFile)) + " AS " + source + " (READ_ONLY)")
 		rows, err := conn.QueryContext(ctx, "SELECT table_name FROM "+source+"._meta")
 		f.must(err)
-		var tables []string
-		for rows.Next() {
-			var name string
-			f.must(rows.Scan(&name))
-			tables = append(tables, name)
-		}
-		f.must(rows.Close())
+		tables := f.texts(rows)
 		for _, name := range tables {
 			exec("CREATE VIEW " + source + "_" + name + " AS SELECT * FROM read_parquet([" +
 				duck.Literal(filepath.Join(dir, "data", name+".parquet")) + "])")
@@ -146,6 +141,20 @@ func (f *fixture) rawPublish(oneTransaction bool) {
 	exec("CHECKPOINT")
 	f.must(conn.Close())
 	f.must(db.Close())
+}
+
+// texts reads one column of text and closes rows.
+func (f *fixture) texts(rows *sql.Rows) []string {
+	f.Helper()
+	defer rows.Close()
+	var out []string
+	for rows.Next() {
+		var text string
+		f.must(rows.Scan(&text))
+		out = append(out, text)
+	}
+	f.must(rows.Err())
+	return out
 }
 
 // TestBenchOpen opens a store of 500 tables with 20 columns each.

@@ -205,9 +205,19 @@ func TestThePublishedPathIsAlwaysACompleteDatabase(t *testing.T) {
 
 // outside reads the published path until the file "stop" appears.
 func outside(dir string) error {
+	path := filepath.Join(dir, "analytics", databaseFile)
+	gone := make(chan error, 1)
+	go func() { // between two opens: the path never names nothing
+		for {
+			if _, err := os.Stat(path); err != nil {
+				gone <- err
+				return
+			}
+		}
+	}()
 	n, seen := 0, map[string]bool{}
 	for !exists(filepath.Join(dir, "stop")) {
-		got, err := queryOne(filepath.Join(dir, "analytics", databaseFile), stamps)
+		got, err := queryOne(path, stamps)
 		if err != nil {
 			return err
 		}
@@ -216,6 +226,11 @@ func outside(dir string) error {
 		}
 		seen[got] = true
 		n++
+		select {
+		case err := <-gone:
+			return err
+		default:
+		}
 	}
 	fmt.Printf("%d answers from %d generations", n, len(seen))
 	if n < 10 || len(seen) < 2 {

@@ -152,6 +152,14 @@ func (f *fixture) write(dir string, state bool, tables []extractTable) {
 	}
 }
 
+// meta runs a statement in a source's extract.duckdb.
+func (f *fixture) meta(source, stmt string) {
+	f.Helper()
+	path := filepath.Join(f.extracts(), source, connectors.ExtractFile)
+	_, err := f.sql.Exec("ATTACH '" + path + "' AS e; USE e; " + stmt + "; USE memory; DETACH e")
+	f.must(err)
+}
+
 // one reads one text from a database, opened as an outside program would.
 func (f *fixture) one(database, query string) string {
 	f.Helper()

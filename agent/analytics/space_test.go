@@ -72,7 +72,7 @@ func publishToFullDisk(dir string) (err error) {
 		_, err = s.Publish(context.Background(), tables)
 		var p *problem.Error
 		if !errors.As(err, &p) || p.Kind != problem.NoSpace || p.Hint == "" {
-			return fmt.Errorf("with %d bytes free: expected a lack of space, found %v", left, err)
+			return fmt.Errorf("with %d bytes free: expected a lack of space, found %w", left, err)
 		}
 		if got := f.onDisk(); !slices.Equal(got, []string{"00000001"}) {
 			return fmt.Errorf("with %d bytes free: expected one generation, found %v", left, got)

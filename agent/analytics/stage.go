@@ -83,8 +83,8 @@ func (b *build) stage(ctx context.Context, bindings []Binding) (map[sourceTable]
 			cached = b.extract[source]
 		}
 		g.Go(func() error {
-			staged, cached, err := b.stageSource(ctx, source, tables, cached)
-			results <- result{source, staged, cached}
+			tables, cached, err := b.stageSource(ctx, source, tables, cached)
+			results <- result{source, tables, cached}
 			return err
 		})
 	}
@@ -133,6 +133,7 @@ func (b *build) stageSource(ctx context.Context, source string, tables []string,
 		if err != nil {
 			return nil, cachedExtract{}, err
 		}
+		b.staged(source)
 		if after, err := stateOf(dir); err == nil && after == before {
 			cached = cachedExtract{}
 			if ext.State != nil || before.file.age(b.started) > b.settle {
@@ -258,7 +259,7 @@ func (b *build) stageFiles(ctx context.Context, source string, st *staged, ext *
 		if single {
 			rel = path.Join("data", source, st.meta.Table+".parquet")
 		}
-		if old, ok := findPart(prev, file, origins[i]); ok {
+		if old, ok := findPart(prev, origins[i]); ok {
 			old.File = rel
 			st.parts = append(st.parts, old)
 			continue
@@ -281,7 +282,7 @@ func (b *build) stageFiles(ctx context.Context, source string, st *staged, ext *
 
 // findPart returns the part of the generation before that still is the
 // extract's file of this identity.
-func findPart(prev TableInfo, file string, now identity) (part, bool) {
+func findPart(prev TableInfo, now identity) (part, bool) {
 	for i, p := range prev.parts {
 		if p.Linked && !p.Origin.sameContent(now) || !p.Linked && p.Origin != now {
 			continue
@@ -326,7 +327,7 @@ func (b *build) take(ctx context.Context, file, rel string, origin identity, may
 	} else {
 		p.SHA256, err = takeCopy(file, dst)
 		if origin.age(time.Now()) <= b.settle {
-			p.Origin = identity{} // too young to recognise; the next publish copies it again
+			p.Origin = identity{} // too young to recognize; the next publish copies it again
 		}
 	}
 	if err != nil {

@@ -35,6 +35,7 @@ type Store struct {
 	extract  map[string]cachedExtract
 	rejected map[string]rejection
 	nextID   int64
+	staged   func(source string) // tests act between taking a source's files and looking at it again
 
 	mu         sync.Mutex
 	closed     bool
@@ -68,6 +69,7 @@ func Open(ctx context.Context, opt Options) (*Store, error) {
 		extract:  map[string]cachedExtract{},
 		rejected: map[string]rejection{},
 		lives:    map[int64]*life{},
+		staged:   func(string) {},
 	}
 	if err := s.recover(ctx); err != nil {
 		return nil, s.openError(err)

@@ -163,7 +163,7 @@ func TestGenerationsLiveWhilePinnedAndRetireOnce(t *testing.T) {
 	a.Release()
 	a.Release()
 	if got := f.one(b.DatabasePath, "SELECT v FROM t"); got != "1" {
-		t.Fatalf("a released twin unpinned its neighbour: %s", got)
+		t.Fatalf("a released twin unpinned its neighbor: %s", got)
 	}
 	select {
 	case got := <-retired:
@@ -205,7 +205,7 @@ func (f *fixture) eventually(ok func() bool, what string) {
 		select {
 		case <-deadline:
 			f.Fatalf("waited in vain for %s", what)
-		case <-time.After(5 * time.Millisecond):
+		case <-time.After(time.Millisecond):
 		}
 	}
 }

@@ -207,8 +207,8 @@ func (b *build) createView(ctx context.Context, conn *sql.Conn, t *table) error 
 	if _, err := conn.ExecContext(ctx, stmt); err != nil {
 		return err
 	}
-	if !t.staged.fresh || t.err != nil {
-		return nil
+	if fresh := t.staged.fresh && t.err == nil; !fresh {
+		return nil // it was looked at when it was
 	}
 	if err := sameSchema(ctx, conn, t.info.Files); err != nil {
 		return err
