@@ -31,6 +31,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/keboola/agnes-the-ai-analyst/agent/analytics"
 	"github.com/keboola/agnes-the-ai-analyst/agent/auth"
 	"github.com/keboola/agnes-the-ai-analyst/agent/query"
@@ -122,6 +124,9 @@ func LoadConfig(in settings.Inputs) (*settings.Resolved, Layout, error) {
 	}
 	layout := Layout{root}
 	if in.Stored, err = settings.Load(layout.Config()); err != nil {
+		if errors.Is(err, unix.ENOTDIR) || errors.Is(err, fs.ErrPermission) {
+			err = unusable(root, err)
+		}
 		return nil, Layout{}, err
 	}
 	resolved, err := settings.Resolve(in)
@@ -140,7 +145,9 @@ func Open(ctx context.Context, opt Options) (_ *Instance, err error) {
 	i.config.Store(config)
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, i.Close())
+			if cerr := i.Close(); cerr != nil {
+				i.log.Warn("What was open could not all be closed.", "error", cerr)
+			}
 		}
 	}()
 
@@ -193,10 +200,46 @@ func (i *Instance) prepareDirectories() error {
 	return errors.Join(probe.Close(), os.Remove(probe.Name()))
 }
 
+// unusable says why root cannot be the data directory.
 func unusable(root string, err error) error {
-	return problem.Wrap(err, problem.Refused,
-		fmt.Sprintf("The data directory %s cannot be written by the user with id %d", root, os.Geteuid()),
-		fmt.Sprintf("Make it writable (chown -R %d %s), or choose another with --data-dir or DATA_DIR.", os.Geteuid(), root))
+	const other = "or choose another directory with --data-dir or DATA_DIR."
+	switch uid := os.Geteuid(); {
+	case errors.Is(err, unix.ENOTDIR), errors.Is(err, fs.ErrExist):
+		at := blocker(root, err)
+		return problem.Wrap(err, problem.Refused,
+			fmt.Sprintf("Expected the data directory %s, found that %s is no directory", root, at),
+			fmt.Sprintf("Move it away (mv %s %s.old), %s", at, at, other))
+	case errors.Is(err, unix.EROFS):
+		return problem.Wrap(err, problem.Refused,
+			fmt.Sprintf("The data directory %s is on a read-only file system", root),
+			fmt.Sprintf("Mount it read-write (findmnt -T %s shows the mount), %s", root, other))
+	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
+		return problem.Wrap(err, problem.NoSpace,
+			fmt.Sprintf("The disk that holds the data directory %s is full", root),
+			fmt.Sprintf("Free space there (df -h %s shows how much is left), then start again.", root))
+	default:
+		own := fmt.Sprintf("sudo chown -R %d:%d %s", uid, os.Getegid(), root)
+		if _, err := os.Stat(root); errors.Is(err, fs.ErrNotExist) {
+			own = fmt.Sprintf("sudo install -d -m 0700 -o %d -g %d %s", uid, os.Getegid(), root)
+		}
+		return problem.Wrap(err, problem.Refused,
+			fmt.Sprintf("The data directory %s cannot be read and written by the user with id %d", root, uid),
+			fmt.Sprintf("Give it to that user (%s), %s", own, other))
+	}
+}
+
+// blocker finds what stands where a directory should be.
+func blocker(root string, err error) string {
+	at := root
+	if p, ok := errors.AsType[*fs.PathError](err); ok {
+		at = p.Path
+	}
+	for {
+		if _, err := os.Lstat(at); err == nil || at == filepath.Dir(at) {
+			return at
+		}
+		at = filepath.Dir(at)
+	}
 }
 
 // openAccounts loads the secrets, generating those that the environment does
