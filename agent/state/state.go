@@ -213,10 +213,12 @@ func (s *Store) warn(text string) {
 	s.warnings = append(s.warnings, text)
 }
 
-// Canary proves that the state can be written, by one small commit.
+// Canary proves that the state can be written, by one commit. It is as long as
+// a block of the file system: a shorter one could still fit into the log's last
+// block when the disk has no room for any other.
 func (s *Store) Canary(ctx context.Context) error {
 	return s.update(ctx, func(tx *writeTx) error {
-		_, err := tx.exec("UPDATE instance SET value = ? WHERE key = 'canary'", time.Now().UTC().Format(time.RFC3339Nano))
+		_, err := tx.exec("UPDATE instance SET value = ? WHERE key = 'canary'", fmt.Sprintf("%-4000s", now().Format(time.RFC3339Nano)))
 		return err
 	})
 }
