@@ -63,7 +63,8 @@ type process struct {
 	t    *testing.T
 	cmd  *exec.Cmd
 	url  string
-	out  *buffer
+	out  *buffer       // standard output and error
+	log  *buffer       // standard error alone
 	done chan struct{} // closed when the process has ended
 	err  error
 }
@@ -100,10 +101,10 @@ func freePort(t *testing.T) string {
 func launch(t *testing.T, dataDir string, env ...string) *process {
 	t.Helper()
 	addr := "127.0.0.1:" + freePort(t)
-	p := &process{t: t, url: "http://" + addr, out: &buffer{}, done: make(chan struct{})}
+	p := &process{t: t, url: "http://" + addr, out: &buffer{}, log: &buffer{}, done: make(chan struct{})}
 	p.cmd = exec.Command(filepath.Join(bin, "agnes"), "serve", "--data-dir", dataDir, "--addr", addr)
 	p.cmd.Env = append(os.Environ(), env...)
-	p.cmd.Stdout, p.cmd.Stderr = p.out, p.out
+	p.cmd.Stdout, p.cmd.Stderr = p.out, io.MultiWriter(p.out, p.log)
 	if err := p.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
