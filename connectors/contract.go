@@ -189,7 +189,7 @@ type Source interface {
 	// of the previous extract over. A table that cannot be had is named in
 	// Result.Failed and fails no other; an error means that the source as a
 	// whole could not be read and that nothing may be committed. progress may
-	// be nil.
+	// be nil; it is called from any goroutine, one call at a time.
 	Extract(ctx context.Context, req Request, w *Writer, progress func(Progress)) (Result, error)
 }
 

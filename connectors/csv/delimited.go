@@ -130,7 +130,11 @@ func (l *load) delimited(ctx context.Context, inputs []input) (int64, error) {
 	if err := l.unify(ctx, inputs, dialects); err != nil {
 		return 0, l.readError(l.table.from, err)
 	}
-	rows, err := l.write(ctx, union(inputs, dialects, true))
+	guard, err := needGuard(ctx, inputs, dialects)
+	if err != nil {
+		return 0, err
+	}
+	rows, err := l.write(ctx, union(inputs, dialects, guard))
 	if err == nil {
 		return rows, nil
 	}
@@ -153,6 +157,19 @@ func (l *load) delimited(ctx context.Context, inputs []input) (int64, error) {
 		return 0, l.readError(l.table.from, err)
 	}
 	return rows, l.judge(rows, bad)
+}
+
+// needGuard reports whether a column of whole numbers may meet a fraction.
+func needGuard(ctx context.Context, inputs []input, dialects []dialect) (bool, error) {
+	for i, in := range inputs {
+		if !slices.ContainsFunc(dialects[i].columns, func(c column) bool { return c.Type == "BIGINT" }) {
+			continue
+		}
+		if yes, err := in.fractions(ctx); yes || err != nil {
+			return yes, err
+		}
+	}
+	return false, nil
 }
 
 // preamble deals with lines before the header that DuckDB leaves out.

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 
 	"github.com/keboola/agnes-the-ai-analyst/connectors"
 	"github.com/keboola/agnes-the-ai-analyst/internal/duck"
@@ -43,6 +44,7 @@ func (l *load) json(ctx context.Context, inputs []input) (int64, error) {
 		return 0, l.maybe(err)
 	}
 	var bad badRows
+	inputs = slices.Clone(inputs) // the files themselves are still being checked
 	for i := range inputs {
 		if err := l.withoutBadLines(ctx, &inputs[i], &bad); err != nil {
 			return 0, err
