@@ -257,9 +257,7 @@ func (i *Instance) openAccounts(ctx context.Context) error {
 		return err
 	}
 	i.sessions = auth.NewSessions(key, identity.ID)
-	if i.passwords, err = auth.NewPasswords(max(1, runtime.NumCPU()/2)); err != nil {
-		return err
-	}
+	i.passwords = auth.NewPasswords(max(1, runtime.NumCPU()/2))
 	i.accountLimit = auth.NewLimiter(20, 6*time.Second)
 	i.addressLimit = auth.NewLimiter(60, 2*time.Second)
 

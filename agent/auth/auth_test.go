@@ -2,6 +2,7 @@ package auth_test
 
 import (
 	"context"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -16,10 +17,7 @@ import (
 
 func TestAPasswordMatchesItsOwnHashOnly(t *testing.T) {
 	t.Parallel()
-	p, err := auth.NewPasswords(2)
-	if err != nil {
-		t.Fatal(err)
-	}
+	p := auth.NewPasswords(2)
 	hash, err := p.Hash(t.Context(), "correct horse battery")
 	if err != nil {
 		t.Fatal(err)
@@ -49,12 +47,32 @@ func TestAPasswordMatchesItsOwnHashOnly(t *testing.T) {
 	}
 }
 
-func TestComposedAndDecomposedPasswordsAreOne(t *testing.T) {
-	t.Parallel()
-	p, err := auth.NewPasswords(1)
+// Not parallel: it reads what the whole process allocates.
+func TestAnUnknownAccountCostsWhatAKnownOneDoes(t *testing.T) {
+	p := auth.NewPasswords(1)
+	hash, err := p.Hash(t.Context(), "correct horse battery")
 	if err != nil {
 		t.Fatal(err)
 	}
+	// argon2id's work is its memory, which does not depend on the machine.
+	cost := func(hash redact.Secret) uint64 {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		if _, err := p.Matches(t.Context(), hash, "wrong horse battery"); err != nil {
+			t.Fatal(err)
+		}
+		runtime.ReadMemStats(&after)
+		return after.TotalAlloc - before.TotalAlloc
+	}
+	known, unknown := cost(hash), cost("")
+	if known < 46<<20 || unknown < known-known/100 || unknown > known+known/100 {
+		t.Errorf("checking a password took %d bytes for an account and %d for none, want the same and at least 46 MiB", known, unknown)
+	}
+}
+
+func TestComposedAndDecomposedPasswordsAreOne(t *testing.T) {
+	t.Parallel()
+	p := auth.NewPasswords(1)
 	hash, err := p.Hash(t.Context(), "p\u00e1ssword-long")
 	if err != nil {
 		t.Fatal(err)
@@ -66,10 +84,7 @@ func TestComposedAndDecomposedPasswordsAreOne(t *testing.T) {
 
 func TestAFloodOfSignInsIsRefused(t *testing.T) {
 	t.Parallel()
-	p, err := auth.NewPasswords(1)
-	if err != nil {
-		t.Fatal(err)
-	}
+	p := auth.NewPasswords(1)
 	ctx, cancel := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
 	refused := make(chan struct{}, 100)
