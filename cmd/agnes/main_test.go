@@ -1,0 +1,98 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"net/http"
+	"net/http/httptest"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/keboola/agnes-the-ai-analyst/agent/state"
+	"github.com/keboola/agnes-the-ai-analyst/internal/golden"
+)
+
+// TestScripts runs every command that ends by itself. Scripts have two more
+// commands: `hold DIR` takes the lock of a data directory as a running instance
+// does, and `listen STATUS` starts a server that answers /readyz and puts its
+// address into $ADDR.
+func TestScripts(t *testing.T) {
+	t.Parallel()
+	golden.Scripts(t, golden.Suite{
+		Dir:      "testdata/script",
+		Programs: map[string]golden.Program{"agnes": run},
+		Cmds:     map[string]func(*testscript.TestScript, bool, []string){"hold": hold, "listen": listen},
+		Setup: func(env *testscript.Env) error {
+			env.Setenv("DATA_DIR", filepath.Join(env.WorkDir, "data"))
+			return nil
+		},
+	})
+}
+
+func hold(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: hold DIR")
+	}
+	lock, err := state.Lock(ts.MkAbs(args[0]))
+	ts.Check(err)
+	ts.Defer(func() { _ = lock.Close() })
+}
+
+func listen(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: listen STATUS")
+	}
+	status, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != "/readyz" {
+			status = http.StatusNotFound
+		}
+		w.WriteHeader(status)
+	}))
+	ts.Defer(srv.Close)
+	ts.Setenv("ADDR", srv.Listener.Addr().String())
+}
+
+func output(t *testing.T, args ...string) []byte {
+	t.Helper()
+	var out, errs bytes.Buffer
+	if code := run(t.Context(), args, func(string) string { return "" }, strings.NewReader(""), &out, &errs); code != 0 || errs.Len() > 0 {
+		t.Fatalf("agnes %s: exit %d\n%s", strings.Join(args, " "), code, errs.String())
+	}
+	return out.Bytes()
+}
+
+func TestHelpOfTheRoot(t *testing.T) {
+	t.Parallel()
+	golden.Compare(t, filepath.Join("testdata", "help.golden"), output(t, "--help"))
+}
+
+func TestTheSurfaceIsTheSameEachTime(t *testing.T) {
+	t.Parallel()
+	first, second := output(t, "surface"), output(t, "surface")
+	if !bytes.Equal(first, second) {
+		t.Error("two runs of surface differ")
+	}
+	var doc struct {
+		OpenAPI struct {
+			OpenAPI string         `json:"openapi"`
+			Paths   map[string]any `json:"paths"`
+		} `json:"openapi"`
+		SystemSchema map[string]any              `json:"system_schema"`
+		Extract      map[string][]map[string]any `json:"extract"`
+		Commands     map[string]any              `json:"commands"`
+		Config       []map[string]any            `json:"config"`
+	}
+	if err := json.Unmarshal(first, &doc); err != nil {
+		t.Fatal(err)
+	}
+	if !strings.HasPrefix(doc.OpenAPI.OpenAPI, "3.1") || doc.OpenAPI.Paths["/api/query"] == nil || len(doc.SystemSchema) == 0 ||
+		len(doc.Extract["_meta"]) != 6 || len(doc.Extract["_remote_attach"]) != 4 || doc.Commands["agnes"] == nil || len(doc.Config) == 0 {
+		t.Errorf("the surface lacks a part: %.2000s", first)
+	}
+}
