@@ -2,11 +2,14 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/keboola/agnes-the-ai-analyst/agent/api"
 	"github.com/keboola/agnes-the-ai-analyst/agent/settings"
@@ -85,7 +88,7 @@ func (i *Instance) Configure(ctx context.Context, caller Caller, req api.Configu
 			return api.ConfigureResponse{}, err
 		}
 		if err := state.WriteFileAtomic(i.layout.Config(), data, 0o600); err != nil {
-			return api.ConfigureResponse{}, err
+			return api.ConfigureResponse{}, notStored(i.layout.Config(), err)
 		}
 		i.config.Store(next)
 		i.audit(ctx, state.AuditEntry{
@@ -94,6 +97,16 @@ func (i *Instance) Configure(ctx context.Context, caller Caller, req api.Configu
 		})
 	}
 	return api.ConfigureResponse{Status: "configured", DataSource: req.DataSource, Connection: "local"}, nil
+}
+
+func notStored(path string, err error) error {
+	dir := filepath.Dir(path)
+	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+		return problem.Wrap(err, problem.NoSpace, fmt.Sprintf("The disk that holds %s is full; the configuration was not stored.", dir),
+			fmt.Sprintf("Free space there (`df -h %s` shows how much is left), then try again.", dir))
+	}
+	return problem.Wrap(err, problem.Unavailable, fmt.Sprintf("The configuration could not be stored in %s.", path),
+		fmt.Sprintf("Give the instance's user write access (`ls -ld %s` shows who has it), then try again.", dir))
 }
 
 // supported refuses what belongs to a connector that this build does not have,

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"os"
 	"slices"
 	"sync"
 	"time"
@@ -63,7 +64,10 @@ func (i *Instance) watchHealth(ctx context.Context) {
 func (i *Instance) canary(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, canaryTimeout)
 	defer cancel()
-	err := i.state.Canary(ctx)
+	err := i.inPlace()
+	if err == nil {
+		err = i.state.Canary(ctx)
+	}
 	if errors.Is(err, context.Canceled) {
 		return // the instance is closing
 	}
@@ -76,6 +80,19 @@ func (i *Instance) canary(ctx context.Context) {
 	if err == nil {
 		i.health.written = time.Now()
 	}
+}
+
+// inPlace proves that system.duckdb still is the file that was opened. Where
+// DATA_DIR was moved, replaced or unmounted, writes go on succeeding in a file
+// that no start will ever find again.
+func (i *Instance) inPlace() error {
+	now, err := os.Stat(i.layout.database())
+	if err == nil && os.SameFile(now, i.database) {
+		return nil
+	}
+	return problem.Wrap(err, problem.Unavailable,
+		fmt.Sprintf("Expected %s to be the database that the instance opened, found that it was moved, replaced or unmounted.", i.layout.database()),
+		fmt.Sprintf("Put %s back while the instance still runs; what it stores meanwhile is in the file that was moved away.", i.layout.State()))
 }
 
 // Ready reports whether a recent write succeeded.

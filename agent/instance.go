@@ -27,9 +27,11 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
+	"unicode"
 
 	"golang.org/x/sys/unix"
 
@@ -52,6 +54,8 @@ func (l Layout) State() string { return filepath.Join(l.Root, "state") }
 
 // Config is the stored configuration.
 func (l Layout) Config() string { return filepath.Join(l.State(), settings.FileName) }
+
+func (l Layout) database() string { return filepath.Join(l.State(), "system.duckdb") }
 
 // Extracts is where each source has its folder.
 func (l Layout) Extracts() string { return filepath.Join(l.Root, "extracts") }
@@ -89,6 +93,7 @@ type Instance struct {
 
 	lock      *state.DirLock
 	state     *state.Store
+	database  os.FileInfo // of system.duckdb as it was opened
 	analytics *analytics.Store
 	query     *query.Engine
 	queries   chan struct{} // bounds the queries that run at once
@@ -160,6 +165,9 @@ func Open(ctx context.Context, opt Options) (_ *Instance, err error) {
 	if i.state, err = state.Open(ctx, state.Options{Dir: layout.State(), Log: opt.Log, Version: opt.Build.Version}); err != nil {
 		return nil, err
 	}
+	if i.database, err = os.Stat(layout.database()); err != nil {
+		return nil, err
+	}
 	if err := connectors.Recover(ctx, layout.Extracts()); err != nil {
 		return nil, err
 	}
@@ -188,6 +196,12 @@ func Open(ctx context.Context, opt Options) (_ *Instance, err error) {
 }
 
 func (i *Instance) prepareDirectories() error {
+	unreadable := func(r rune) bool { return strings.ContainsRune("*?[", r) || unicode.IsControl(r) }
+	if at := strings.IndexFunc(i.layout.Root, unreadable); at >= 0 {
+		return problem.New(problem.Usage,
+			fmt.Sprintf("The path of the data directory, %q, holds %q, which DuckDB does not take as a part of a name.", i.layout.Root, i.layout.Root[at]),
+			"Choose a directory without *, ?, [ and control characters in its path with --data-dir or DATA_DIR.")
+	}
 	for _, dir := range []string{i.layout.State(), i.layout.Extracts(), i.layout.Analytics(), i.layout.Backups()} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return unusable(i.layout.Root, err)
@@ -207,15 +221,15 @@ func unusable(root string, err error) error {
 	case errors.Is(err, unix.ENOTDIR), errors.Is(err, fs.ErrExist):
 		at := blocker(root, err)
 		return problem.Wrap(err, problem.Refused,
-			fmt.Sprintf("Expected the data directory %s, found that %s is no directory", root, at),
+			fmt.Sprintf("Expected the data directory %s, found that %s is no directory.", root, at),
 			fmt.Sprintf("Move it away (mv %s %s.old), %s", at, at, other))
 	case errors.Is(err, unix.EROFS):
 		return problem.Wrap(err, problem.Refused,
-			fmt.Sprintf("The data directory %s is on a read-only file system", root),
+			fmt.Sprintf("The data directory %s is on a read-only file system.", root),
 			fmt.Sprintf("Mount it read-write (findmnt -T %s shows the mount), %s", root, other))
 	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
 		return problem.Wrap(err, problem.NoSpace,
-			fmt.Sprintf("The disk that holds the data directory %s is full", root),
+			fmt.Sprintf("The disk that holds the data directory %s is full.", root),
 			fmt.Sprintf("Free space there (df -h %s shows how much is left), then start again.", root))
 	default:
 		own := fmt.Sprintf("sudo chown -R %d:%d %s", uid, os.Getegid(), root)
@@ -223,7 +237,7 @@ func unusable(root string, err error) error {
 			own = fmt.Sprintf("sudo install -d -m 0700 -o %d -g %d %s", uid, os.Getegid(), root)
 		}
 		return problem.Wrap(err, problem.Refused,
-			fmt.Sprintf("The data directory %s cannot be read and written by the user with id %d", root, uid),
+			fmt.Sprintf("The data directory %s cannot be read and written by the user with id %d.", root, uid),
 			fmt.Sprintf("Give it to that user (%s), %s", own, other))
 	}
 }
