@@ -146,6 +146,17 @@ func (in *world) health() api.Health {
 	return *got
 }
 
+// ready asks /readyz.
+func (in *world) ready() bool {
+	in.t.Helper()
+	resp, err := http.Get(in.url + "/readyz")
+	if err != nil {
+		in.t.Fatal(err)
+	}
+	_ = resp.Body.Close()
+	return resp.StatusCode == http.StatusOK
+}
+
 func (in *world) createUser(email string) error {
 	_, err := in.client.CreateUser(in.t.Context(), api.CreateUserRequest{Email: email, Role: api.RoleAnalyst})
 	return err
@@ -267,14 +278,15 @@ func TestADataDirectoryThatCannotBeUsedIsRefusedWithTheNextStep(t *testing.T) {
 		codes []int
 		words []string // besides the directory
 	}{
-		"a file":                  {"file", 0, []int{4}, []string{"is no directory", "mv " + root + "/file"}},
-		"below a file":            {"file/data", 0, []int{4}, []string{"is no directory", "mv " + root + "/file "}},
-		"a link to nowhere":       {"dangling", 0, []int{4}, []string{"is no directory", "mv " + root + "/dangling"}},
-		"another user's":          {"theirs", nobody, []int{4}, []string{"user with id 65534", "chown -R 65534:65534 " + root + "/theirs"}},
-		"another user's, in use":  {"used", nobody, []int{4}, []string{"user with id 65534", "chown -R 65534:65534 " + root + "/used"}},
-		"below another user's":    {"theirs/a/b", nobody, []int{4}, []string{"user with id 65534", "install -d -m 0700 -o 65534 -g 65534 " + root + "/theirs/a/b"}},
-		"on a read-only mount":    {"readonly", 0, []int{4}, []string{"read-only file system", "findmnt -T " + root + "/readonly"}},
-		"on a disk without space": {"tiny", 0, []int{1}, []string{"is full", "df -h " + root + "/tiny"}},
+		"a file":                                {"file", 0, []int{4}, []string{"is no directory", "mv " + root + "/file"}},
+		"below a file":                          {"file/data", 0, []int{4}, []string{"is no directory", "mv " + root + "/file "}},
+		"a link to nowhere":                     {"dangling", 0, []int{4}, []string{"is no directory", "mv " + root + "/dangling"}},
+		"another user's":                        {"theirs", nobody, []int{4}, []string{"user with id 65534", "chown -R 65534:65534 " + root + "/theirs"}},
+		"another user's, in use":                {"used", nobody, []int{4}, []string{"user with id 65534", "chown -R 65534:65534 " + root + "/used"}},
+		"below another user's":                  {"theirs/a/b", nobody, []int{4}, []string{"user with id 65534", "install -d -m 0700 -o 65534 -g 65534 " + root + "/theirs/a/b"}},
+		"a name that DuckDB reads as a pattern": {"what?", 0, []int{2}, []string{"'?'", "--data-dir"}},
+		"on a read-only mount":                  {"readonly", 0, []int{4}, []string{"read-only file system", "findmnt -T " + root + "/readonly"}},
+		"on a disk without space":               {"tiny", 0, []int{1}, []string{"is full", "df -h " + root + "/tiny"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := filepath.Join(root, tc.dir)
@@ -339,7 +351,7 @@ func TestSourceTroubleIsToldAndTheTablesStay(t *testing.T) {
 	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "files")
 	writeFile(t, filepath.Join(dir, "people.csv"), "id,name\n1,Ann\n2,Bob\n")
-	in := settled(t, t.TempDir(), dir)
+	in := settled(t, filepath.Join(t.TempDir(), `it's an "odd" name; #1 %41`), dir)
 
 	// A row that does not fit is named by file and line, never by its content.
 	const cell = "hunter2-in-a-cell"
@@ -377,6 +389,33 @@ func TestSourceTroubleIsToldAndTheTablesStay(t *testing.T) {
 		t.Errorf("sync's health after the mending = %+v", h)
 	}
 	in.stop()
+}
+
+// TestAMovedDataDirectoryIsNoticed moves the state away under a running
+// instance, whose writes then go to a file that no start would find.
+func TestAMovedDataDirectoryIsNoticed(t *testing.T) {
+	t.Parallel()
+	in := settled(t, t.TempDir(), shop(t))
+	state := filepath.Join(in.data, "state")
+	if err := os.Rename(state, state+".away"); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, 30*time.Second, "/readyz notices that the state is gone", func() bool { return !in.ready() })
+	if h := in.health(); h.Status != api.Unhealthy || !strings.Contains(h.Services["state"].Hint, "Put "+state+" back") {
+		t.Errorf("health = %s, of the state %+v; want unhealthy with the way back", h.Status, h.Services["state"])
+	}
+	if err := in.createUser("meanwhile@company.com"); err != nil {
+		t.Errorf("what is open still is: %v", err)
+	}
+	if err := os.Rename(state+".away", state); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, 30*time.Second, "/readyz notices that the state is back", in.ready)
+	in.stop()
+	in.start()
+	if users, err := in.client.Users(t.Context()); err != nil || users.Count != 2 {
+		t.Errorf("users after the way back = %+v, %v; want both", users, err)
+	}
 }
 
 func TestStoppingAnswersTheRunningQueryAndEndsTheStream(t *testing.T) {

@@ -136,18 +136,22 @@ func TestAFullDiskStopsWritesAndNothingElse(t *testing.T) {
 		clear(t, err, data, "df -h")
 	}
 	wantAll("while the disk is full")
+	name := "Another"
+	_, err = in.client.Configure(t.Context(), api.ConfigureRequest{DataSource: "csv", InstanceName: &name})
+	if p := clear(t, err, data, "df -h"); p.Kind != problem.NoSpace {
+		t.Errorf("configure on a full disk = %s: %v", p.Kind, err)
+	}
+	_, err = in.client.RegisterTable(t.Context(), api.RegisterTableRequest{Source: "elsewhere", SourceTable: "things"})
+	if p := clear(t, err, data, "df -h"); p.Kind != problem.NoSpace {
+		t.Errorf("register-table on a full disk = %s: %v", p.Kind, err)
+	}
+	if _, err := in.client.Token(t.Context(), api.TokenRequest{Email: adminEmail, Password: adminPassword}); err != nil {
+		t.Errorf("signing in on a full disk: %v", err)
+	}
 	if d := in.health().Services["disk"]; d.Status != api.Unhealthy || !strings.Contains(d.Detail, "disk is full") || !strings.Contains(d.Hint, "DATA_DIR") {
 		t.Errorf("health of the disk = %+v", d)
 	}
-	ready := func() bool {
-		resp, err := http.Get(in.url + "/readyz")
-		if err != nil {
-			t.Fatal(err)
-		}
-		_ = resp.Body.Close()
-		return resp.StatusCode == http.StatusOK
-	}
-	eventually(t, 30*time.Second, "/readyz says that nothing can be written", func() bool { return !ready() })
+	eventually(t, 30*time.Second, "/readyz says that nothing can be written", func() bool { return !in.ready() })
 	if h := in.health(); h.Status != api.Unhealthy || !strings.Contains(h.Services["state"].Hint, "df -h") {
 		t.Errorf("health = %s, of the state %+v; want unhealthy with a hint at the space", h.Status, h.Services["state"])
 	}
@@ -160,7 +164,7 @@ func TestAFullDiskStopsWritesAndNothingElse(t *testing.T) {
 	in.sync(api.JobSucceeded)
 	served = rows
 	wantAll("with space again")
-	eventually(t, 30*time.Second, "/readyz says that writes succeed", ready)
+	eventually(t, 30*time.Second, "/readyz says that writes succeed", in.ready)
 	if d := in.health().Services["disk"]; d.Status == api.Unhealthy {
 		t.Errorf("health of the disk with space again = %+v", d)
 	}
@@ -203,5 +207,13 @@ func TestAFullDiskStopsWritesAndNothingElse(t *testing.T) {
 	in.sync(api.JobSucceeded)
 	served = rows
 	wantAll("after the restart")
+
+	// Stopped while it is full: what was answered for is in the log already.
+	release = fill(t, disk, 0)
+	fullUp()
+	in.stop()
+	release()
+	in.start()
+	wantAll("after a stop on a full disk")
 	in.stop()
 }
