@@ -116,11 +116,11 @@ func (s *Server) handleError(err error, c echo.Context) {
 	if c.Response().Committed {
 		return
 	}
-	p := toWire(err)
 	if he, ok := errors.AsType[*echo.HTTPError](err); ok {
-		p = toWire(routeProblem(he, c))
+		err = routeProblem(he, c)
 	}
-	s.logProblem(c.Request(), err)
+	p := toWire(err)
+	s.logProblem(c, err)
 	body, err := json.Marshal(p)
 	if err != nil {
 		body = []byte(`{}`)
@@ -147,13 +147,15 @@ func routeProblem(he *echo.HTTPError, c echo.Context) error {
 	return problem.New(problem.FromStatus(he.Code), sentence(fmt.Sprint(he.Message)), hintFor(he.Code))
 }
 
-func (s *Server) logProblem(req *http.Request, err error) {
+// logProblem records what the instance has to answer for. It names the route,
+// not the path: people put secrets into paths.
+func (s *Server) logProblem(c echo.Context, err error) {
 	p := problem.As(err)
 	if p.Kind != problem.Internal {
 		return
 	}
-	s.opt.Log.Error("A request failed.", "method", req.Method, "path", req.URL.Path,
-		"request_id", req.Header.Get(echo.HeaderXRequestID), "message", p.Message, "error", p.Err)
+	s.opt.Log.Error("A request failed.", "method", c.Request().Method, "route", c.Path(),
+		"request_id", c.Response().Header().Get(echo.HeaderXRequestID), "message", p.Message, "error", p.Err)
 }
 
 func (s *Server) logPanic(c echo.Context, err error, stack []byte) error {
