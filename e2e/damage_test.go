@@ -113,14 +113,14 @@ func TestADamagedStateIsRefusedOrRecoveredButNeverReplaced(t *testing.T) {
 
 	for name, damage := range map[string]tear{"its log is no log": flip(0), "its log is cut": halve} {
 		t.Run("recovered when "+name, func(t *testing.T) {
-			in := &world{data: filepath.Join(t.TempDir(), "data"), secrets: made.secrets, setupToken: made.setupToken}
+			in := &world{process: made.process, data: filepath.Join(t.TempDir(), "data"), secrets: made.secrets, setupToken: made.setupToken}
 			copyTree(t, made.data, in.data)
 			damage(t, database(in.data)+".wal")
 			torn, err := os.ReadFile(database(in.data) + ".wal")
 			if err != nil {
 				t.Fatal(err)
 			}
-			in.attach(start(t, in.data))
+			in.start()
 			users, err := in.client.Users(t.Context())
 			if err != nil || users.Users[0].Email != adminEmail {
 				t.Errorf("users = %+v, %v; the admin was checkpointed", users, err)

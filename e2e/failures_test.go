@@ -32,11 +32,14 @@ type world struct {
 	setupToken string
 }
 
+// debug makes a process print all that it ever prints.
+const debug = "AGNES_LOG_LEVEL=debug"
+
 // settled starts an instance over an empty data directory and sets it up.
 func settled(t *testing.T, data, csv string) *world {
 	t.Helper()
 	in := &world{data: data, csv: csv, secrets: map[string]string{"password": adminPassword}}
-	in.attach(start(t, data))
+	in.attach(start(t, data, debug))
 	for _, name := range []string{".setup_token", ".jwt_secret", ".session_secret"} {
 		raw, err := os.ReadFile(filepath.Join(data, "state", name))
 		if err != nil {
@@ -86,7 +89,7 @@ func (in *world) attach(p *process) {
 	})
 }
 
-func (in *world) start() { in.attach(start(in.t, in.data)) }
+func (in *world) start() { in.attach(start(in.t, in.data, debug)) }
 
 // keepsSecrets fails the test when output holds a secret or the traces of a
 // crash.
