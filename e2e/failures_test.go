@@ -168,32 +168,36 @@ func (in *world) createUser(email string) error {
 // eventually polls until ok, or fails the test with what was waited for.
 func eventually(t *testing.T, within time.Duration, what string, ok func() bool) {
 	t.Helper()
-	deadline := time.Now().Add(within)
+	ctx, cancel := context.WithTimeout(t.Context(), within)
+	defer cancel()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
 	for !ok() {
-		if time.Now().After(deadline) {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
 			t.Fatalf("waited %s in vain: %s", within, what)
 		}
-		time.Sleep(20 * time.Millisecond)
 	}
 }
 
-// clear fails the test unless err is a problem with a message and a next step
-// that together hold every word.
-func clear(t *testing.T, err error, words ...string) *problem.Error {
+// wantProblem fails the test unless err is a problem of this kind, with a next
+// step, and its text holds every word.
+func wantProblem(t *testing.T, err error, kind problem.Kind, words ...string) {
 	t.Helper()
 	if err == nil {
-		t.Fatalf("expected an error with %q, got none", words)
+		t.Errorf("expected a problem of kind %s with %q, got none", kind, words)
+		return
 	}
 	p := problem.As(err)
-	if p.Hint == "" || p.Message == "" {
-		t.Errorf("%v has no hint", err)
+	if p.Kind != kind || p.Hint == "" {
+		t.Errorf("%s: %v, hint %q; want kind %s and a hint", p.Kind, err, p.Hint, kind)
 	}
 	for _, w := range words {
 		if !strings.Contains(p.Message+"\n"+p.Hint, w) {
 			t.Errorf("message %q, hint %q; expected %q in them", p.Message, p.Hint, w)
 		}
 	}
-	return p
 }
 
 // refused starts agnes serve, as another user where uid is not 0, and expects
