@@ -10,9 +10,11 @@ SHELL       := bash
 VERSION ?=
 CHANNEL ?=
 COMMIT  ?= $(shell git rev-parse HEAD 2>/dev/null)
+# The DuckDB driver has its conversion to Arrow behind a tag.
+TAGS    := duckdb_arrow
 INFO    := github.com/keboola/agnes-the-ai-analyst/internal/buildinfo
 LDFLAGS := -X $(INFO).version=$(VERSION) -X $(INFO).channel=$(CHANNEL) -X $(INFO).commit=$(COMMIT)
-BUILD   := go build -trimpath -ldflags '$(LDFLAGS)'
+BUILD   := go build -tags $(TAGS) -trimpath -ldflags '$(LDFLAGS)'
 
 # Of `make run`.
 DATA_DIR ?= .agnes/data
@@ -21,7 +23,7 @@ ADDR     ?=
 
 # Of the tests: e.g. `make test TESTFLAGS='-run TestPublish -v'`.
 TESTFLAGS ?=
-E2E_TAGS  := e2e,realdata
+E2E_TAGS  := $(TAGS),e2e,realdata
 ALL_TAGS  := $(E2E_TAGS),bench
 
 TOOLS := $(CURDIR)/.tools/bin
@@ -43,7 +45,7 @@ run: build ## Build, then start an instance on :8000 over the sample shop (DATA_
 
 .PHONY: test
 test: ## Run every test that needs no privileges (TESTFLAGS=)
-	@go test $(TESTFLAGS) ./...
+	@go test -tags $(TAGS) $(TESTFLAGS) ./...
 
 ##@ Building
 
@@ -82,7 +84,7 @@ fmt: $(TOOLS)/golangci-lint ## Format all Go files
 
 .PHONY: vet
 vet: ## Vet the tests of every tier, those behind build tags too
-	go vet ./...
+	go vet -tags $(TAGS) ./...
 	go vet -tags $(ALL_TAGS) ./...
 
 .PHONY: rules
@@ -107,7 +109,7 @@ e2e: build ## Run whole stories on the binaries and on public data; `make deps-t
 
 .PHONY: bench
 bench: ## Measure against the bars that the documentation promises; `make deps-test` first
-	go test -tags bench -run TestBench -v -p 1 -count=1 -timeout 60m $(TESTFLAGS) ./...
+	go test -tags $(TAGS),bench -run TestBench -v -p 1 -count=1 -timeout 60m $(TESTFLAGS) ./...
 
 ##@ Generated files
 

@@ -2,7 +2,6 @@ package agent
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"maps"
 	"os"
@@ -13,7 +12,6 @@ import (
 
 	"github.com/keboola/agnes-the-ai-analyst/agent/analytics"
 	"github.com/keboola/agnes-the-ai-analyst/agent/api"
-	"github.com/keboola/agnes-the-ai-analyst/agent/query"
 	"github.com/keboola/agnes-the-ai-analyst/agent/state"
 	"github.com/keboola/agnes-the-ai-analyst/connectors"
 	"github.com/keboola/agnes-the-ai-analyst/internal/problem"
@@ -195,84 +193,6 @@ func (v *visible) download(id string, part int) (*Download, error) {
 		name = t.ID + "-" + filepath.Base(path)
 	}
 	return &Download{Path: path, FileName: name, ETag: info.FileHashes[part-1], Modified: stat.ModTime(), Parts: len(info.Files), Release: v.release}, nil
-}
-
-// Limits of every role's queries.
-const (
-	defaultRows  = 1000
-	maxRows      = 100_000
-	querySeconds = 60
-)
-
-// Query answers one statement over the tables that the caller may see.
-func (i *Instance) Query(ctx context.Context, caller Caller, req api.QueryRequest) (api.QueryResponse, error) {
-	params, err := queryParams(req.Params)
-	if err != nil {
-		return api.QueryResponse{}, err
-	}
-	limit := defaultRows
-	if req.Limit != nil {
-		limit = *req.Limit
-	}
-	select {
-	case i.queries <- struct{}{}:
-		defer func() { <-i.queries }()
-	case <-ctx.Done():
-		return api.QueryResponse{}, ctx.Err()
-	}
-	v, err := i.visible(ctx, caller)
-	if err != nil {
-		return api.QueryResponse{}, err
-	}
-	defer v.release()
-	q := query.Request{Generation: v.number(), SQL: req.SQL, Params: params, Limit: limit, Timeout: querySeconds * time.Second}
-	for _, t := range v.tables {
-		if info, ok := v.published(t.ID); ok && info.QueryMode == connectors.Local {
-			q.Views = append(q.Views, query.View{Name: t.ID, Files: info.Files})
-		}
-	}
-	res, err := i.query.Query(ctx, q)
-	if err != nil {
-		return api.QueryResponse{}, err
-	}
-	return api.QueryResponse{
-		Columns: res.Columns, Types: res.Types, Rows: res.Rows, RowCount: len(res.Rows), Truncated: res.Truncated,
-		ElapsedMS: float64(res.Elapsed.Microseconds()) / 1000,
-	}, nil
-}
-
-// queryParams turns JSON values into bound values. Integers keep all digits.
-func queryParams(raw []json.RawMessage) ([]any, error) {
-	params := make([]any, len(raw))
-	for n, r := range raw {
-		bad := problem.New(problem.Unprocessable, fmt.Sprintf("params[%d] is a list or an object; expected text, a number, true, false or null.", n),
-			"Send it as text and unpack it in SQL, such as json(?) or from_json(?, '…').").WithCode("invalid_param")
-		text := strings.TrimSpace(string(r))
-		switch {
-		case text == "null":
-			params[n] = nil
-		case text == "true", text == "false":
-			params[n] = text == "true"
-		case strings.HasPrefix(text, `"`):
-			var s string
-			if err := json.Unmarshal(r, &s); err != nil {
-				return nil, bad
-			}
-			params[n] = s
-		case strings.HasPrefix(text, "[") || strings.HasPrefix(text, "{"):
-			return nil, bad
-		default:
-			number := json.Number(text)
-			if whole, err := number.Int64(); err == nil {
-				params[n] = whole
-			} else if float, err := number.Float64(); err == nil {
-				params[n] = float
-			} else {
-				return nil, bad
-			}
-		}
-	}
-	return params, nil
 }
 
 // sourcesOf names the sources of the tables, sorted.

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/keboola/agnes-the-ai-analyst/agent/api"
+	"github.com/keboola/agnes-the-ai-analyst/agent/query"
 	"github.com/keboola/agnes-the-ai-analyst/agent/settings"
 	"github.com/keboola/agnes-the-ai-analyst/agent/state"
 	"github.com/keboola/agnes-the-ai-analyst/internal/problem"
@@ -104,7 +105,7 @@ func (i *Instance) Ready() bool {
 // Version says what runs.
 func (i *Instance) Version() api.Version {
 	b := i.opt.Build
-	return api.Version{Version: b.Version, Channel: b.Channel, Commit: b.Commit, Go: b.Go, DuckDB: i.duckdb}
+	return api.Version{Version: b.Version, Channel: b.Channel, Commit: b.Commit, Go: b.Go, DuckDB: query.Version()}
 }
 
 // Health is the public state of the instance: no table names, no secrets. It
@@ -263,7 +264,7 @@ func (i *Instance) HealthDetails(ctx context.Context, caller Caller) (api.Health
 		ImageDigest: i.Settings().Get(settings.ImageDigest), ConfigHash: i.Settings().Hash(),
 	}
 	for _, role := range []string{api.RoleAdmin, api.RoleAnalyst} {
-		out.Limits[role] = api.Limits{Rows: maxRows, Seconds: querySeconds, MemoryBytes: i.query.MemoryBytes(), Concurrent: cap(i.queries)}
+		out.Limits[role] = i.limits(role)
 	}
 	for _, t := range v.tables {
 		if info, ok := v.published(t.ID); ok && info.Stale {
@@ -339,6 +340,6 @@ func (i *Instance) Gauges() []Gauge {
 			}
 			return float64(d.FreeBytes)
 		}},
-		{"queries_running", "Queries that run now.", func() float64 { return float64(len(i.queries)) }},
+		{"queries_running", "Queries that run now.", func() float64 { return float64(i.query.Running()) }},
 	}
 }

@@ -82,6 +82,8 @@ type Options struct {
 	Sources map[string]OpenSource // by data_source; cmd/agnes lists what is wired
 	Build   buildinfo.Info
 	Log     *slog.Logger
+
+	QueryWorker []string // command of a query worker; this program's own when empty
 }
 
 // Instance is a running instance. It is safe for concurrent use.
@@ -89,14 +91,14 @@ type Instance struct {
 	opt    Options
 	layout Layout
 	log    *slog.Logger
-	duckdb string
 
 	lock      *state.DirLock
 	state     *state.Store
 	database  os.FileInfo // of system.duckdb as it was opened
 	analytics *analytics.Store
 	query     *query.Engine
-	queries   chan struct{} // bounds the queries that run at once
+	queries   queryLog
+	scopes    scopes
 
 	passwords    *auth.Passwords
 	sessions     *auth.Sessions
@@ -174,13 +176,10 @@ func Open(ctx context.Context, opt Options) (_ *Instance, err error) {
 	if i.analytics, err = analytics.Open(ctx, analytics.Options{Dir: layout.Analytics(), ExtractsDir: layout.Extracts(), Log: opt.Log}); err != nil {
 		return nil, err
 	}
-	if i.query, err = query.New(ctx, query.Options{Log: opt.Log}); err != nil {
+	if i.query, err = query.New(ctx, query.Options{Log: opt.Log, Command: opt.QueryWorker}); err != nil {
 		return nil, err
 	}
-	i.queries = make(chan struct{}, 2*runtime.NumCPU())
-	if i.duckdb, err = i.query.Version(ctx); err != nil {
-		return nil, err
-	}
+	i.queries.full = make(chan struct{}, 1)
 	if err := i.openAccounts(ctx); err != nil {
 		return nil, err
 	}
@@ -192,6 +191,7 @@ func Open(ctx context.Context, opt Options) (_ *Instance, err error) {
 	i.stop = stop
 	i.jobs.init(background)
 	i.running.Go(func() { i.watchHealth(background) })
+	i.running.Go(func() { i.storeQueryLog(background) })
 	return i, nil
 }
 
@@ -309,6 +309,9 @@ func (i *Instance) removeSetupToken() error {
 	}
 	return nil
 }
+
+// Warm prepares for queries; only a server does.
+func (i *Instance) Warm() { i.query.Warm() }
 
 // Layout returns where the instance keeps its files.
 func (i *Instance) Layout() Layout { return i.layout }

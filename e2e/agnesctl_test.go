@@ -249,8 +249,10 @@ func TestCommandsOfAnInstanceThatIsSetUp(t *testing.T) {
 		t.Errorf("a table that is not there:\n%s", errs)
 	}
 	c.run(1, "", "query", "DROP TABLE orders")
-	if out, errs = c.run(1, "", "query", sql, "-o", "csv"); out != "" || !strings.Contains(errs, "text/csv") {
-		t.Errorf("a form that this instance does not stream:\n%s%s", out, errs)
+	for format, want := range map[string]string{"csv": "n\r\n", "ndjson": `{"n":`, "parquet": "PAR1", "arrow": "n"} {
+		if out, errs = c.run(0, "", "query", "SELECT count(*) AS n FROM orders", "-o", format); !strings.Contains(out, want) {
+			t.Errorf("query -o %s: expected %q in\n%q\n%s", format, want, out, errs)
+		}
 	}
 
 	// Looking first changes nothing.

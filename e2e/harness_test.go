@@ -48,7 +48,7 @@ func buildAndRun(m *testing.M) int {
 	defer func() { _ = os.RemoveAll(dir) }()
 	bin = dir
 	for _, name := range []string{"agnes", "agnesctl"} {
-		build := exec.Command("go", "build", "-o", filepath.Join(dir, name), "../cmd/"+name)
+		build := exec.Command("go", "build", "-tags", "duckdb_arrow", "-o", filepath.Join(dir, name), "../cmd/"+name)
 		build.Stderr = os.Stderr
 		if err := build.Run(); err != nil {
 			fmt.Fprintf(os.Stderr, "build %s: %v\n", name, err)

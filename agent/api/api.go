@@ -117,10 +117,12 @@ type Disk struct {
 
 // Limits bound one role's queries.
 type Limits struct {
-	Rows        int   `json:"rows" doc:"Rows of one JSON answer."`
+	Rows        int   `json:"rows" doc:"Rows of one JSON answer; other formats have no such limit."`
+	Bytes       int64 `json:"bytes" doc:"Bytes of one JSON answer."`
+	StreamBytes int64 `json:"stream_bytes" doc:"Bytes of one answer in another format."`
 	Seconds     int   `json:"seconds" doc:"Running time of one query."`
 	MemoryBytes int64 `json:"memory_bytes" doc:"Memory of one query."`
-	Concurrent  int   `json:"concurrent" doc:"Queries at once."`
+	Concurrent  int   `json:"concurrent" doc:"Queries of one user at once; further ones wait their turn."`
 }
 
 // Version is GET /api/version.
@@ -414,8 +416,10 @@ type Column struct {
 // QueryRequest is POST /api/query.
 type QueryRequest struct {
 	SQL    string            `json:"sql" minLength:"1" maxLength:"65536" example:"SELECT 1"`
-	Limit  *int              `json:"limit,omitempty" minimum:"0" maximum:"100000" doc:"Most rows in the answer; 1000 when left out."`
+	Limit  *int              `json:"limit,omitempty" minimum:"1" maximum:"100000" doc:"Most rows in the answer; in JSON 1000 when left out, otherwise all."`
 	Params []json.RawMessage `json:"params,omitempty" maxItems:"1000" doc:"Values for ? or $1, bound and never pasted."`
+
+	BigIntStrings bool `json:"bigint_strings,omitempty" doc:"JSON and NDJSON: write integers beyond 2^53 as text, for readers that would round them."`
 }
 
 // QueryResponse is the JSON answer of POST /api/query.

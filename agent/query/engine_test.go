@@ -12,12 +12,22 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
-
 	"github.com/keboola/agnes-the-ai-analyst/agent/query"
 	"github.com/keboola/agnes-the-ai-analyst/internal/duck"
 	"github.com/keboola/agnes-the-ai-analyst/internal/problem"
 )
+
+// TestMain makes the test binary play the worker.
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == query.WorkerCommand {
+		if err := query.WorkerMain(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	os.Exit(m.Run())
+}
 
 func engine(t *testing.T) *query.Engine {
 	t.Helper()
@@ -189,30 +199,6 @@ func TestWhatAQueryMustNotDoIsRefused(t *testing.T) {
 	}
 }
 
-func TestTheLockedDatabaseHoldsWithoutTheGate(t *testing.T) {
-	t.Parallel()
-	dir := t.TempDir()
-	granted := parquet(t, dir, "granted", `SELECT 1 AS v`)
-	hidden := parquet(t, dir, "hidden", `SELECT 2 AS v`)
-	db, err := query.OpenScope(t.Context(), query.Request{Views: []query.View{granted}}, query.Options{MemoryBytes: 256 << 20})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = db.Close() }()
-	for _, sqlText := range []string{
-		`SELECT * FROM read_parquet('` + hidden.Files[0] + `')`,
-		`SELECT * FROM read_text('/etc/passwd')`,
-		`ATTACH '` + filepath.Join(dir, "x.db") + `'`,
-		`COPY (SELECT 1) TO '` + filepath.Join(dir, "out.csv") + `'`,
-		`SET enable_external_access = true`,
-		`SET memory_limit = '1TB'`,
-	} {
-		if _, err := db.ExecContext(t.Context(), sqlText); err == nil {
-			t.Errorf("%s: passed, want a refusal by the engine itself", sqlText)
-		}
-	}
-}
-
 func TestLimitsEndAQuery(t *testing.T) {
 	t.Parallel()
 	e := engine(t)
@@ -220,7 +206,7 @@ func TestLimitsEndAQuery(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := [][]any{{int64(99)}, {int64(98)}, {int64(97)}}; !cmp.Equal(res.Rows, want) || !res.Truncated {
+	if want := "[[99] [98] [97]]"; fmt.Sprint(res.Rows) != want || !res.Truncated {
 		t.Errorf("Rows = %v, truncated %v, want the first three in order and truncated", res.Rows, res.Truncated)
 	}
 	res, err = e.Query(t.Context(), query.Request{SQL: `SELECT * FROM range(3)`, Limit: 3, Timeout: time.Minute})
@@ -257,7 +243,7 @@ func TestValuesKeepTheirDigitsAndDates(t *testing.T) {
 		`'\xAA'::BLOB`:                                     `"qg=="`,
 		`uuid '00000000-0000-0000-0000-00000000000a'`:      `"00000000-0000-0000-0000-00000000000a"`,
 		`[1, NULL, 3]`:                                     `[1,null,3]`,
-		`{'a': 1, 'b': DATE '2026-01-01'}`:                 `{"a":1,"b":"2026-01-01T00:00:00"}`,
+		`{'a': 1, 'b': DATE '2026-01-01'}`:                 `{"a":1,"b":"2026-01-01"}`,
 		`MAP {'k': 1.50::DECIMAL(4,2)}`:                    `[{"key":"k","value":1.50}]`,
 		`'x'::ENUM('x', 'y')`:                              `"x"`,
 	} {

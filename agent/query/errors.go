@@ -5,19 +5,42 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"unicode/utf8"
 
-	"github.com/duckdb/duckdb-go/v2"
+	duckdb "github.com/duckdb/duckdb-go-bindings"
 
 	"github.com/keboola/agnes-the-ai-analyst/internal/problem"
 )
+
+var errDeadline = errors.New("the query's time is up")
+
+// checkText refuses what is no statement before a worker sees it.
+func checkText(sql string) error {
+	if len(sql) > MaxSQL {
+		return problem.New(problem.TooLarge,
+			fmt.Sprintf("The statement has %d bytes; expected at most %d.", len(sql), MaxSQL),
+			"Pass long lists of values as params, or split the statement.").WithCode("sql_too_long")
+	}
+	if !utf8.ValidString(sql) || strings.ContainsRune(sql, 0) {
+		return problem.New(problem.Invalid, "The statement is not valid UTF-8 text.", "Send the SQL as UTF-8 without NUL characters.").WithCode("invalid_sql")
+	}
+	return nil
+}
+
+func answerTooLarge(most int64) error {
+	return problem.New(problem.TooLarge, fmt.Sprintf("The answer is larger than %d bytes.", most),
+		"Select fewer columns or rows, or aggregate.").WithCode("answer_too_large")
+}
+
+// fatal reports whether the worker's DuckDB must not be used again.
+func (e *workerError) fatal() bool {
+	return e.Kind == "" && (e.Type == int(duckdb.ErrorTypeFatal) || e.Type == int(duckdb.ErrorTypeInternal))
+}
 
 // explain turns any failure of a query into a problem.Error for the caller.
 // DuckDB's messages on the caller's own SQL are passed on; those that could
 // name files of the instance are not.
 func explain(ctx context.Context, req Request, err error) error {
-	if p, ok := errors.AsType[*problem.Error](err); ok {
-		return p
-	}
 	if errors.Is(context.Cause(ctx), errDeadline) {
 		return problem.Wrap(err, problem.Timeout,
 			fmt.Sprintf("The query was stopped after %s.", req.Timeout),
@@ -26,24 +49,38 @@ func explain(ctx context.Context, req Request, err error) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	d, ok := errors.AsType[*duckdb.Error](err)
+	if p, ok := errors.AsType[*problem.Error](err); ok {
+		return p
+	}
+	if sink, ok := errors.AsType[*sinkError](err); ok {
+		return sink
+	}
+	e, ok := errors.AsType[*workerError](err)
 	if !ok {
-		return err
+		return problem.Wrap(err, problem.TooLarge, "The query ended the process that ran it; most often it needs more memory than one query may use.",
+			"Select fewer columns or rows, or aggregate before joining or sorting.").WithCode("query_crashed")
 	}
-	if d.Type == duckdb.ErrorTypeOutOfMemory {
-		return problem.Wrap(err, problem.TooLarge, "The query needs more memory than one query may use.",
+	if e.Kind != "" {
+		return problem.New(problem.Kind(e.Kind), e.Message, e.Hint).WithCode(e.Code)
+	}
+	return explainDuckDB(req, e)
+}
+
+func explainDuckDB(req Request, e *workerError) error {
+	switch {
+	case e.Type == int(duckdb.ErrorTypeOutOfMemory), strings.Contains(e.Message, "Out of Memory"), strings.Contains(e.Message, "std::bad_alloc"):
+		return problem.Wrap(e, problem.TooLarge, "The query needs more memory than one query may use.",
 			"Select fewer columns or rows, or aggregate before joining or sorting.").WithCode("query_too_large")
-	}
-	if namesFiles(req, d.Msg) {
-		return problem.Wrap(err, problem.Invalid, "The statement needs something outside the database, which is switched off.",
+	case namesFiles(req, e.Message):
+		return problem.Wrap(e, problem.Invalid, "The statement needs something outside the database, which is switched off.",
 			"Query the tables of GET /api/catalog/tables only.").WithCode("invalid_sql")
 	}
-	switch d.Type {
-	case duckdb.ErrorTypeInternal, duckdb.ErrorTypeFatal, duckdb.ErrorTypeIO, duckdb.ErrorTypePermission:
-		return problem.Wrap(err, problem.Invalid, "DuckDB could not run the statement.",
+	switch duckdb.ErrorType(e.Type) {
+	case duckdb.ErrorTypeInternal, duckdb.ErrorTypeFatal, duckdb.ErrorTypeErrorIO, duckdb.ErrorTypePermission:
+		return problem.Wrap(e, problem.Invalid, "DuckDB could not run the statement.",
 			"Try it in smaller parts; the instance's log has the details.").WithCode("invalid_sql")
 	}
-	return problem.Wrap(err, problem.Invalid, d.Msg, "Mend the statement and send it again; GET /api/catalog/tables/{id} lists a table's columns.").WithCode("invalid_sql")
+	return problem.Wrap(e, problem.Invalid, e.Message, "Mend the statement and send it again; GET /api/catalog/tables/{id} lists a table's columns.").WithCode("invalid_sql")
 }
 
 // namesFiles reports whether a message shows where the instance keeps its data.
@@ -55,11 +92,5 @@ func namesFiles(req Request, msg string) bool {
 			}
 		}
 	}
-	return strings.Contains(msg, "file system operations are disabled")
-}
-
-// broken reports whether the database must not be used again.
-func broken(err error) bool {
-	d, ok := errors.AsType[*duckdb.Error](err)
-	return ok && (d.Type == duckdb.ErrorTypeFatal || d.Type == duckdb.ErrorTypeInternal)
+	return strings.Contains(msg, "file system operations are disabled") || strings.Contains(msg, streamPath())
 }

@@ -127,9 +127,16 @@ func TestAnAnalystSeesGrantedTablesOnly(t *testing.T) {
 		}
 	}
 	for _, call := range [][2]string{
-		{"GET", "/api/users"}, {"GET", "/api/admin/registry"}, {"GET", "/api/admin/config"}, {"GET", "/api/admin/audit"},
-		{"POST", "/api/admin/configure"}, {"POST", "/api/admin/discover-and-register"}, {"POST", "/api/sync/trigger"},
-		{"POST", "/api/admin/register-table"}, {"DELETE", "/api/admin/registry/orders"}, {"DELETE", "/api/users/" + id},
+		{"GET", "/api/users"},
+		{"GET", "/api/admin/registry"},
+		{"GET", "/api/admin/config"},
+		{"GET", "/api/admin/audit"},
+		{"POST", "/api/admin/configure"},
+		{"POST", "/api/admin/discover-and-register"},
+		{"POST", "/api/sync/trigger"},
+		{"POST", "/api/admin/register-table"},
+		{"DELETE", "/api/admin/registry/orders"},
+		{"DELETE", "/api/users/" + id},
 	} {
 		if r := w.call(call[0], call[1], token, nil); r.status != http.StatusForbidden || r.problem(t).Code != "admin_required" {
 			t.Errorf("%s %s by an analyst = %d %s, want 403", call[0], call[1], r.status, r.body)

@@ -152,11 +152,8 @@ func (s *Server) dataRoutes() {
 		func(ctx context.Context, caller agent.Caller, i *byID) (*body[api.CatalogTable], error) {
 			return answer(in.CatalogTable(ctx, caller, i.ID))
 		})
-	register(s, user, op(http.MethodPost, "query", "/api/query", "Answer one SELECT statement",
-		http.StatusRequestTimeout, http.StatusRequestEntityTooLarge, http.StatusTooManyRequests),
-		func(ctx context.Context, caller agent.Caller, i *body[api.QueryRequest]) (*body[api.QueryResponse], error) {
-			return answer(in.Query(ctx, caller, i.Body))
-		})
+	register(s, user, s.queryOperation(op(http.MethodPost, "query", "/api/query", "Answer one SELECT statement, as JSON, NDJSON, CSV, Parquet or Arrow by Accept",
+		http.StatusRequestTimeout, http.StatusRequestEntityTooLarge, http.StatusTooManyRequests)), s.answerQuery)
 
 	type downloadInput struct {
 		Table string `path:"table" maxLength:"64"`

@@ -19,6 +19,7 @@ import (
 
 	"github.com/keboola/agnes-the-ai-analyst/agent"
 	"github.com/keboola/agnes-the-ai-analyst/agent/api"
+	"github.com/keboola/agnes-the-ai-analyst/agent/query"
 	"github.com/keboola/agnes-the-ai-analyst/agent/server"
 	"github.com/keboola/agnes-the-ai-analyst/agent/settings"
 	"github.com/keboola/agnes-the-ai-analyst/connectors"
@@ -30,6 +31,18 @@ const (
 	adminEmail    = "admin@company.com"
 	adminPassword = "SecurePass123!"
 )
+
+// TestMain makes the test binary play the query worker.
+func TestMain(m *testing.M) {
+	if len(os.Args) == 2 && os.Args[1] == query.WorkerCommand {
+		if err := query.WorkerMain(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	os.Exit(m.Run())
+}
 
 // source is a data source whose content the test writes: SQL by table.
 type source struct {

@@ -45,6 +45,30 @@ func (s *Store) Append(ctx context.Context, e AuditEntry) error {
 	return s.update(ctx, func(tx *writeTx) error { return appendAudit(tx, e) })
 }
 
+// AppendAll adds entries in one transaction and drops those of the same action
+// that are older than keep (0: none). It suits entries that come by the
+// hundred, such as queries.
+func (s *Store) AppendAll(ctx context.Context, entries []AuditEntry, keep time.Duration) error {
+	return s.update(ctx, func(tx *writeTx) error {
+		actions := make(map[string]bool)
+		for _, e := range entries {
+			actions[e.Action] = true
+			if err := appendAudit(tx, e); err != nil {
+				return err
+			}
+		}
+		for action := range actions {
+			if keep == 0 {
+				continue
+			}
+			if _, err := tx.exec("DELETE FROM audit WHERE action = ? AND happened_at < ?", action, now().Add(-keep)); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
 func appendAudit(tx *writeTx, e AuditEntry) error {
 	if e.ID == "" {
 		e.ID = newID()

@@ -32,6 +32,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/duckdb/duckdb-go/v2"
@@ -76,6 +77,10 @@ type Store struct {
 	warnings []string
 	touched  map[string]time.Time // token id -> last use that is not stored yet
 	revoked  map[string]time.Time // session id -> expiry; the whole of revoked_sessions
+
+	writes  atomic.Uint64 // commits so far; see lookups
+	cached  atomic.Pointer[lookups]
+	loading sync.Mutex
 
 	version int
 	wake    chan struct{}
@@ -328,7 +333,11 @@ func (s *Store) update(ctx context.Context, fn func(*writeTx) error) error {
 			}
 			return err
 		}
-		return tx.Commit()
+		if err := tx.Commit(); err != nil {
+			return err
+		}
+		s.writes.Add(1)
+		return nil
 	})
 	if err == nil && s.WALBytes() > walSoftLimit {
 		select {

@@ -132,7 +132,15 @@ func (s *Store) createUser(ctx context.Context, u User, by By, action string, al
 
 // UserByID returns a user or problem.NotFound.
 func (s *Store) UserByID(ctx context.Context, id string) (User, error) {
-	return s.oneUser(ctx, "id = ?", id)
+	l, err := s.lookups(ctx)
+	if err != nil {
+		return User{}, err
+	}
+	u, known := l.users[id]
+	if !known {
+		return User{}, userNotFound(sql.ErrNoRows, id)
+	}
+	return u, nil
 }
 
 // UserByEmail returns a user or problem.NotFound; any spelling of the e-mail
@@ -142,7 +150,16 @@ func (s *Store) UserByEmail(ctx context.Context, email string) (User, error) {
 	if err != nil {
 		return User{}, err
 	}
-	return s.oneUser(ctx, "email = ?", e)
+	l, err := s.lookups(ctx)
+	if err != nil {
+		return User{}, err
+	}
+	for _, u := range l.users {
+		if u.Email == e {
+			return u, nil
+		}
+	}
+	return User{}, userNotFound(sql.ErrNoRows, e)
 }
 
 // ListUsers returns all users, sorted by e-mail.
@@ -273,14 +290,6 @@ func saveUser(tx *writeTx, u User) error {
 		token_epoch = ?, updated_at = ? WHERE id = ?`, u.Email, u.Name, u.Role, u.PasswordHash.Reveal(), u.Disabled, grants,
 		u.TokenEpoch, u.UpdatedAt, u.ID)
 	return err
-}
-
-func (s *Store) oneUser(ctx context.Context, where, value string) (u User, err error) {
-	err = s.use(ctx, func(db *sql.DB) error {
-		u, err = scanUser(db.QueryRowContext(ctx, "SELECT * FROM users WHERE "+where, value).Scan)
-		return userNotFound(err, value)
-	})
-	return u, err
 }
 
 func userByID(ctx context.Context, tx *writeTx, id string) (User, error) {

@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/keboola/agnes-the-ai-analyst/agent"
+	"github.com/keboola/agnes-the-ai-analyst/agent/query"
 	"github.com/keboola/agnes-the-ai-analyst/agent/settings"
 	"github.com/keboola/agnes-the-ai-analyst/connectors"
 	"github.com/keboola/agnes-the-ai-analyst/connectors/csv"
@@ -24,10 +25,23 @@ import (
 )
 
 func main() {
+	if len(os.Args) == 2 && os.Args[1] == query.WorkerCommand {
+		work()
+	}
 	ctx, stop := cli.Signals()
 	defer stop()
 	env := cli.OS()
 	os.Exit(run(ctx, env.Args, env.Getenv, env.Stdin, env.Stdout, env.Stderr))
+}
+
+// work is the program as a query worker. It comes before everything else, so
+// that a worker starts as fast as a process can.
+func work() {
+	if err := query.WorkerMain(); err != nil {
+		_, _ = io.WriteString(os.Stderr, "query worker: "+err.Error()+"\n")
+		os.Exit(1)
+	}
+	os.Exit(0)
 }
 
 // run is the whole program.

@@ -67,6 +67,7 @@ func serve(ctx context.Context, env cli.Env, in settings.Inputs) (err error) {
 	}
 	defer closeInto(&err, instance)
 
+	instance.Warm()
 	srv := server.New(server.Options{
 		Instance:  instance,
 		Log:       log,
