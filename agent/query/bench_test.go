@@ -3,7 +3,6 @@
 package query_test
 
 import (
-	"context"
 	"encoding/json"
 	"fmt"
 	"io"

@@ -197,7 +197,7 @@ func (l *lister) resolve(rel string) (string, fs.FileInfo) {
 	return path, info
 }
 
-// file recognises a data file by its ending.
+// file recognizes a data file by its ending.
 func (l *lister) file(rel, path string, info fs.FileInfo) (dataFile, bool) {
 	ext, k := kindOf(rel)
 	switch {
@@ -207,11 +207,20 @@ func (l *lister) file(rel, path string, info fs.FileInfo) (dataFile, bool) {
 	case !utf8.ValidString(rel):
 		l.warn("%q was ignored: its name is not UTF-8", rel)
 		return dataFile{}, false
+	case k == "" && isNotice(rel):
+		return dataFile{}, false
 	case k == "":
 		l.warn("%s was ignored: its ending is none of .csv .tsv .json .ndjson .jsonl .parquet, with or without .gz or .zst", rel)
 		return dataFile{}, false
 	}
 	return dataFile{path: path, rel: rel, ext: ext, kind: k, id: identify(info)}, true
+}
+
+// isNotice reports whether a file is there for people: nobody expects a table
+// of it, so nobody needs a warning at each sync.
+func isNotice(rel string) bool {
+	name := strings.ToUpper(filepath.Base(rel))
+	return strings.HasPrefix(name, "README") || strings.HasPrefix(name, "LICENSE")
 }
 
 func (l *lister) folder(rel, path string) (table, bool) {

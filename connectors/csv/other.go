@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"slices"
+	"strings"
 
 	"github.com/keboola/agnes-the-ai-analyst/connectors"
 	"github.com/keboola/agnes-the-ai-analyst/internal/duck"
@@ -77,8 +78,65 @@ func (l *load) readJSON(ctx context.Context, inputs []input) (int64, error) {
 	if compression == string(plain) {
 		compression = "uncompressed" // read_json's word for read_csv's "none"
 	}
-	return l.write(ctx, fmt.Sprintf("FROM read_json(%s, format = '%s', compression = '%s', sample_size = -1, union_by_name = true, hive_partitioning = false, maximum_object_size = %d)",
+	rows, err := l.write(ctx, fmt.Sprintf("FROM read_json(%s, format = '%s', compression = '%s', sample_size = -1, union_by_name = true, hive_partitioning = false, maximum_object_size = %d)",
 		paths(inputs), format, compression, 16<<20))
+	if err != nil {
+		return 0, err
+	}
+	return rows, l.plainText(ctx)
+}
+
+// plainText makes text of the columns that DuckDB calls JSON only because their
+// values are of several kinds, such as names among which one is a number: as
+// JSON they could not be compared with text. Columns that hold an object or a
+// list stay JSON.
+func (l *load) plainText(ctx context.Context) error {
+	written := "read_parquet([" + duck.Literal(globEscape(l.out)) + "])"
+	columns, err := l.jsonColumns(ctx, written)
+	if err != nil || len(columns) == 0 {
+		return err
+	}
+	tests, nested := make([]string, len(columns)), make([]bool, len(columns))
+	targets := make([]any, len(columns))
+	for i, c := range columns {
+		tests[i] = fmt.Sprintf("coalesce(bool_or(json_type(%s) IN ('OBJECT', 'ARRAY')), false)", duck.Ident(c))
+		targets[i] = &nested[i]
+	}
+	if err := l.conn.QueryRowContext(ctx, "SELECT "+strings.Join(tests, ", ")+" FROM "+written).Scan(targets...); err != nil {
+		return err
+	}
+	var replace []string
+	for i, c := range columns {
+		if !nested[i] {
+			replace = append(replace, fmt.Sprintf("%[1]s ->> '$' AS %[1]s", duck.Ident(c)))
+		}
+	}
+	if len(replace) == 0 {
+		return nil
+	}
+	mixed := l.out + ".mixed"
+	if err := os.Rename(l.out, mixed); err != nil {
+		return err
+	}
+	_, err = l.write(ctx, fmt.Sprintf("SELECT * REPLACE (%s) FROM read_parquet([%s])", strings.Join(replace, ", "), duck.Literal(globEscape(mixed))))
+	return errors.Join(err, os.Remove(mixed))
+}
+
+func (l *load) jsonColumns(ctx context.Context, from string) ([]string, error) {
+	rows, err := l.conn.QueryContext(ctx, "SELECT column_name FROM (DESCRIBE FROM "+from+") WHERE column_type = 'JSON'")
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var names []string
+	for rows.Next() {
+		var name string
+		if err := rows.Scan(&name); err != nil {
+			return nil, err
+		}
+		names = append(names, name)
+	}
+	return names, rows.Err()
 }
 
 func sameCodec(inputs []input) bool {
