@@ -78,6 +78,11 @@ func (i *Instance) Bootstrap(ctx context.Context, proof SetupProof, remote strin
 		return api.TokenResponse{}, err
 	}
 	i.setupNeeded.Store(false)
+	// Into the main file at once: should the log be lost, setup must not open
+	// again to whoever comes first.
+	if err := i.state.Checkpoint(ctx); err != nil {
+		i.log.Warn("The first admin is stored in the write-ahead log only, until the next checkpoint.", "error", err)
+	}
 	if err := i.removeSetupToken(); err != nil {
 		i.log.Warn("The used setup token could not be removed; it no longer opens anything.", "error", err)
 	}

@@ -312,7 +312,7 @@ func (i *Instance) failJob(ctx context.Context, err error) {
 }
 
 // updateJob changes the live job and tells its watchers; durable changes are
-// stored first. An ended job leaves memory once its end is stored.
+// stored first.
 func (i *Instance) updateJob(durable bool, change func(*state.Job)) {
 	i.jobs.mu.Lock()
 	job := cloneJob(*i.jobs.live)

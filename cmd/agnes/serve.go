@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/spf13/cobra"
 
@@ -122,7 +123,7 @@ func greet(env cli.Env, in *agent.Instance, url string) {
 	}
 	source := " --source csv --csv-dir /path/to/files"
 	if v := in.Settings().Value(settings.CSVDir); v.Text != "" {
-		source = " --source csv --csv-dir " + v.Text
+		source = " --source csv --csv-dir " + shellWord(v.Text)
 	}
 	agnesctl := besideAgnes("agnesctl")
 	fmt.Fprintf(&b, "\nNext, in another terminal:\n")
@@ -130,6 +131,15 @@ func greet(env cli.Env, in *agent.Instance, url string) {
 	fmt.Fprintf(&b, "  %s instance tables\n", agnesctl)
 	fmt.Fprintf(&b, "  %s instance query 'SHOW TABLES'\n\n", agnesctl)
 	_, _ = io.WriteString(env.Stdout, b.String())
+}
+
+// shellWord quotes text for a shell where it needs that.
+func shellWord(text string) string {
+	plain := func(r rune) bool { return unicode.IsLetter(r) || unicode.IsDigit(r) || strings.ContainsRune("/._-+,:@%=", r) }
+	if text != "" && !strings.ContainsFunc(text, func(r rune) bool { return !plain(r) }) {
+		return text
+	}
+	return "'" + strings.ReplaceAll(text, "'", `'\''`) + "'"
 }
 
 // besideAgnes returns how to call another program of ours from the current
