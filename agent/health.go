@@ -216,13 +216,13 @@ func (i *Instance) syncHealth(ctx context.Context) api.ServiceHealth {
 		return api.ServiceHealth{Status: api.Unhealthy, Detail: "The sync history cannot be read.", Hint: "Look for the error in the instance's log."}
 	}
 	for _, j := range list {
-		switch {
-		case j.Status == state.JobFailed:
+		switch j.Status {
+		case state.JobFailed:
 			return api.ServiceHealth{
 				Status: api.Degraded, Detail: fmt.Sprintf("The sync of %s failed, at least in part.", j.CreatedAt.Format(time.RFC3339)),
 				Hint: "GET /api/sync/jobs/" + j.ID + " says why; mend that, then POST /api/sync/trigger.",
 			}
-		case j.Status == state.JobSucceeded:
+		case state.JobSucceeded:
 			return api.ServiceHealth{Status: api.Healthy, Detail: "The last sync succeeded at " + j.EndedAt.Format(time.RFC3339) + "."}
 		}
 	}

@@ -107,7 +107,7 @@ type Instance struct {
 	setupNeeded  atomic.Bool
 
 	config     atomic.Pointer[settings.Resolved]
-	configure  sync.Mutex // serialises changes of the stored configuration
+	configure  sync.Mutex // serializes changes of the stored configuration
 	publishing sync.Mutex // bindings are read and published as one step
 
 	jobs   jobs

@@ -20,7 +20,7 @@ import (
 // record in system.duckdb is written at each transition; between them, progress
 // lives here only.
 type jobs struct {
-	ctx context.Context // ends when the instance closes
+	ctx context.Context //nolint:containedctx // of the instance's life: a sync outlives the request that starts it
 
 	mu       sync.Mutex
 	live     *state.Job

@@ -96,7 +96,7 @@ func TestWriteErrorKeepsWhatItKnows(t *testing.T) {
 		t.Error("nil became an error")
 	}
 	if err := WriteError(context.Canceled, "x"); !errors.Is(err, context.Canceled) || problem.Is(err, problem.NoSpace) {
-		t.Errorf("a cancelled context became %v", err)
+		t.Errorf("a canceled context became %v", err)
 	}
 	for err, kind := range map[error]problem.Kind{
 		errors.New("IO Error: Could not write file: No space left on device"): problem.NoSpace,

@@ -235,7 +235,6 @@ type contract struct {
 	faults    []fault
 	hasMeta   bool // _meta could be read
 	hasRemote bool // _remote_attach could be read
-	nullRows  []string
 }
 
 func (c *contract) add(id, expected, found, hint string) {

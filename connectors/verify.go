@@ -104,7 +104,7 @@ func extractDir(path string) (string, error) {
 }
 
 type verifier struct {
-	ctx    context.Context
+	ctx    context.Context //nolint:containedctx // of one call of Verify, which is all that a verifier lives for
 	policy Policy
 	dir    string
 	file   string
@@ -136,6 +136,8 @@ func (v *verifier) report() *Report {
 }
 
 // passed says in a few words what each check expects.
+//
+//nolint:gochecknoglobals // a constant table
 var passed = map[string]string{
 	"extract.exists":          "extract.duckdb in the folder",
 	"extract.no_wal":          "no extract.duckdb.wal",

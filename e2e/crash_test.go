@@ -100,7 +100,7 @@ func (c *crashes) fresh() {
 	c.users, c.jobs, c.names, c.kept, c.stamp, c.promised = map[string]bool{}, map[string]bool{}, []string{"Agnes"}, 0, 0, 0
 	for range 4 {
 		p := launch(c.t, c.data)
-		time.Sleep(time.Duration(c.rng.Int64N(int64(120 * time.Millisecond)))) // the random moment is the subject
+		<-time.After(time.Duration(c.rng.Int64N(int64(120 * time.Millisecond)))) // the random moment is the subject
 		p.kill()
 		c.phases["schema"]++
 	}
@@ -127,7 +127,7 @@ func (c *crashes) killDuring(phase string, within time.Duration, op func(context
 		defer close(done)
 		op(ctx)
 	}()
-	time.Sleep(time.Duration(c.rng.Int64N(int64(within)))) // the random moment is the subject
+	<-time.After(time.Duration(c.rng.Int64N(int64(within)))) // the random moment is the subject
 	c.p.kill()
 	cancel()
 	<-done

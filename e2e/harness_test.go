@@ -139,7 +139,7 @@ func (p *process) waitReady() {
 				return
 			}
 		}
-		time.Sleep(5 * time.Millisecond)
+		<-time.After(5 * time.Millisecond)
 	}
 	p.t.Fatalf("agnes serve is not ready after 30 s\n%s", p.out)
 }

@@ -89,7 +89,7 @@ func InvalidToken(cause error) error {
 }
 
 // AccessTokenPrefix begins every personal access token, so that scanners and
-// people recognise one.
+// people recognize one.
 const AccessTokenPrefix = "agnes_pat_"
 
 // NewAccessToken returns a personal access token of 26 random base32 characters

@@ -62,6 +62,9 @@ func TestBenchSmallQueries(t *testing.T) {
 			_ = rows.Scan(to...)
 			out = append(out, row)
 		}
+		if rows.Err() != nil {
+			return
+		}
 		_ = json.NewEncoder(w).Encode(map[string]any{"columns": cols, "rows": out})
 	})
 	for _, clients := range []int{1, 16} {
@@ -105,7 +108,7 @@ func load(t *testing.T, url string, clients int) loadResult {
 			var mine []float64
 			for range total / clients {
 				at := time.Now()
-				req, _ := http.NewRequest("POST", url, strings.NewReader("SELECT "+strconv.Itoa(rand.IntN(1<<30))))
+				req, _ := http.NewRequest(http.MethodPost, url, strings.NewReader("SELECT "+strconv.Itoa(rand.IntN(1<<30))))
 				req.Header.Set("User", strconv.Itoa(c))
 				resp, err := client.Do(req)
 				if err != nil {
@@ -114,7 +117,7 @@ func load(t *testing.T, url string, clients int) loadResult {
 				}
 				body, _ := io.ReadAll(resp.Body)
 				_ = resp.Body.Close()
-				if resp.StatusCode != 200 {
+				if resp.StatusCode != http.StatusOK {
 					t.Errorf("%d %s", resp.StatusCode, body)
 					return
 				}
@@ -149,7 +152,7 @@ func TestBenchLargeAnswers(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = db.Close() }()
-	shm, err := os.MkdirTemp("/dev/shm", "agnes-bench-")
+	shm, err := os.MkdirTemp("/dev/shm", "agnes-bench-") //nolint:usetesting // the peer writes into memory, not to a disk
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -63,7 +63,7 @@ func spawn(command []string) (*process, error) {
 	}
 	defer func() { _ = writer.Close() }()
 	p.stream = reader
-	p.cmd = exec.Command(command[0], command[1:]...)
+	p.cmd = exec.CommandContext(context.Background(), command[0], command[1:]...) //nolint:gosec // this program itself; kill ends it, no request
 	p.cmd.Env = []string{"GOMEMLIMIT=64MiB", "GOMAXPROCS=2", "TZ=UTC"}
 	p.cmd.Dir = "/"
 	p.cmd.ExtraFiles = []*os.File{theirs, writer}

@@ -40,7 +40,7 @@ func (c *column) appendJSON(buf []byte, row int) []byte {
 // view returns the values of a vector. DuckDB keeps them until the chunk is
 // destroyed.
 func view[T any](v duckdb.Vector, n int) []T {
-	return unsafe.Slice((*T)(duckdb.VectorGetData(v)), n)
+	return unsafe.Slice((*T)(duckdb.VectorGetData(v)), n) //nolint:gosec // DuckDB's own memory, in its documented layout
 }
 
 func validity(v duckdb.Vector, n int) []uint64 {
@@ -48,7 +48,7 @@ func validity(v duckdb.Vector, n int) []uint64 {
 	if mask == nil {
 		return nil
 	}
-	return unsafe.Slice((*uint64)(mask), (n+63)/64)
+	return unsafe.Slice((*uint64)(mask), (n+63)/64) //nolint:gosec // DuckDB's own memory, in its documented layout
 }
 
 // stringT is DuckDB's string_t: up to 12 bytes lie in it, more lie elsewhere.
@@ -62,14 +62,14 @@ const inlined = 12
 
 func (s *stringT) text() string {
 	if s.length <= inlined {
-		return unsafe.String(&s.inline[0], int(s.length))
+		return unsafe.String(&s.inline[0], int(s.length)) //nolint:gosec // as above
 	}
-	return unsafe.String(s.ptr, int(s.length))
+	return unsafe.String(s.ptr, int(s.length)) //nolint:gosec // as above
 }
 
 // stringAt reads one string of a vector's data.
 func stringAt(data unsafe.Pointer, row int) string {
-	return unsafe.Slice((*stringT)(data), row+1)[row].text()
+	return unsafe.Slice((*stringT)(data), row+1)[row].text() //nolint:gosec // DuckDB's own memory, in its documented layout
 }
 
 // columnOptions say how values are written.
@@ -149,7 +149,7 @@ func compile(t duckdb.LogicalType, opt columnOptions, size func() int) (*column,
 	case duckdb.TypeVarchar:
 		compileText(c, size)
 	case duckdb.TypeBlob:
-		quoted(c, size, func(buf []byte, v stringT) []byte { return base64.StdEncoding.AppendEncode(buf, []byte(v.text())) })
+		textual(c, size, true, func(buf []byte, s string) []byte { return base64.StdEncoding.AppendEncode(buf, []byte(s)) })
 	case duckdb.TypeUUID:
 		quoted(c, size, appendUUID)
 	case duckdb.TypeDate:
@@ -271,6 +271,18 @@ func appendPoint(buf []byte, digits string, scale int) []byte {
 	}
 	buf = append(buf, digits[:point]...)
 	return append(append(buf, '.'), digits[point:]...)
+}
+
+// textual makes a column of what DuckDB stores as strings. A string_t is never
+// copied: where it holds its text itself, its pointer is no pointer.
+func textual(c *column, size func() int, inQuotes bool, write func(buf []byte, s string) []byte) {
+	var data []stringT
+	c.load = func(v duckdb.Vector) { data, c.valid = view[stringT](v, size()), validity(v, size()) }
+	c.csv = func(buf []byte, row int) []byte { return write(buf, data[row].text()) }
+	c.json = c.csv
+	if inQuotes {
+		c.json = func(buf []byte, row int) []byte { return append(write(append(buf, '"'), data[row].text()), '"') }
+	}
 }
 
 func compileText(c *column, size func() int) {
@@ -431,10 +443,10 @@ func compileNested(c *column, id duckdb.Type, t duckdb.LogicalType, opt columnOp
 		compileEnum(c, t, size)
 		return nil
 	case duckdb.TypeBit:
-		quoted(c, size, appendBits)
+		textual(c, size, true, appendBits)
 		return nil
 	case duckdb.TypeBigNum:
-		simple(c, size, appendBigNum)
+		textual(c, size, false, appendBigNum)
 		return nil
 	case duckdb.TypeList, duckdb.TypeMap:
 		err = compileList(c, id, t, opt, size)
@@ -476,8 +488,7 @@ func compileEnum(c *column, t duckdb.LogicalType, size func() int) {
 }
 
 // appendBits writes a bit string; its first byte counts the padding bits.
-func appendBits(buf []byte, v stringT) []byte {
-	data := v.text()
+func appendBits(buf []byte, data string) []byte {
 	if data == "" {
 		return buf
 	}
@@ -490,8 +501,8 @@ func appendBits(buf []byte, v stringT) []byte {
 
 // appendBigNum writes an integer of any size: a header of three bytes with the
 // sign, then the magnitude, all inverted where it is negative.
-func appendBigNum(buf []byte, v stringT) []byte {
-	data := []byte(v.text())
+func appendBigNum(buf []byte, text string) []byte {
+	data := []byte(text)
 	if len(data) < 4 {
 		return append(buf, '0')
 	}

@@ -25,10 +25,7 @@ func (w *worker) stream(stmt duckdb.PreparedStatement, m queryMessage, tables []
 	if duckdb.ExecutePending(pending, &res) == duckdb.StateError {
 		return endMessage{}, resultError(&res)
 	}
-	head, types, err := describeResult(&res)
-	if err != nil {
-		return endMessage{}, err
-	}
+	head, types := describeResult(&res)
 	defer func() {
 		for i := range types {
 			duckdb.DestroyLogicalType(&types[i])
@@ -91,7 +88,7 @@ func fetch(res *duckdb.Result, limit int64, enc encoder) (endMessage, error) {
 	return end, enc.end()
 }
 
-func describeResult(res *duckdb.Result) (startMessage, []duckdb.LogicalType, error) {
+func describeResult(res *duckdb.Result) (startMessage, []duckdb.LogicalType) {
 	var head startMessage
 	var types []duckdb.LogicalType
 	for i := range duckdb.ColumnCount(res) {
@@ -100,7 +97,7 @@ func describeResult(res *duckdb.Result) (startMessage, []duckdb.LogicalType, err
 		head.Columns = append(head.Columns, duckdb.ColumnName(res, i))
 		head.Types = append(head.Types, typeName(t))
 	}
-	return head, types, nil
+	return head, types
 }
 
 // typeName writes a type as DuckDB does.
@@ -408,5 +405,7 @@ func (w *worker) runParquet(m queryMessage, tables []string) (endMessage, error)
 	if duckdb.ExecutePrepared(stmt, &res) == duckdb.StateError {
 		return endMessage{}, resultError(&res)
 	}
-	return endMessage{Rows: duckdb.ValueInt64(&res, 0, 0)}, nil
+	chunk := duckdb.FetchChunk(res) // one row: how many were copied
+	defer duckdb.DestroyDataChunk(&chunk)
+	return endMessage{Rows: view[int64](duckdb.DataChunkGetVector(chunk, 0), 1)[0]}, nil
 }

@@ -34,7 +34,7 @@ func (s *Server) setupGate(next echo.HandlerFunc) echo.HandlerFunc {
 // setupPage tells a person with a browser which command comes next.
 func (s *Server) setupPage(c echo.Context) error {
 	var b strings.Builder
-	err := setupTemplate.Execute(&b, map[string]any{
+	err := setupTemplate().Execute(&b, map[string]any{
 		"Needed": s.opt.Instance.SetupRequired(),
 		"URL":    fmt.Sprintf("%s://%s", c.Scheme(), c.Request().Host),
 		"Token":  c.QueryParam("token") != "",
@@ -46,7 +46,8 @@ func (s *Server) setupPage(c echo.Context) error {
 	return c.HTML(http.StatusOK, b.String())
 }
 
-var setupTemplate = template.Must(template.New("setup").Parse(`<!doctype html>
+func setupTemplate() *template.Template {
+	return template.Must(template.New("setup").Parse(`<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>Set up Agnes</title>
 <style>body{font:16px/1.5 system-ui,sans-serif;max-width:46rem;margin:3rem auto;padding:0 1rem;color-scheme:light dark}pre{padding:1rem;overflow:auto;border:1px solid #8888;border-radius:6px}</style></head>
 <body><h1>Agnes</h1>
@@ -61,3 +62,4 @@ var setupTemplate = template.Must(template.New("setup").Parse(`<!doctype html>
 {{else}}<p>This instance is set up. Its API is described at <a href="/docs/">/docs</a>.</p>{{end}}
 </body></html>
 `))
+}

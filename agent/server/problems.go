@@ -22,24 +22,24 @@ import (
 
 const problemType = "application/problem+json"
 
-// wireProblem is api.Problem as an error that huma can send.
-type wireProblem struct {
+// problemError is api.Problem as an error that huma can send.
+type problemError struct {
 	api.Problem
 }
 
-func (p *wireProblem) Error() string { return p.Detail }
+func (p *problemError) Error() string { return p.Detail }
 
 // GetStatus serves huma.StatusError.
-func (p *wireProblem) GetStatus() int { return p.Status }
+func (p *problemError) GetStatus() int { return p.Status }
 
 // ContentType serves huma.ContentTypeFilter.
-func (p *wireProblem) ContentType(string) string { return problemType }
+func (p *problemError) ContentType(string) string { return problemType }
 
 // toWire turns any error into what a caller may see.
-func toWire(err error) *wireProblem {
+func toWire(err error) *problemError {
 	p := problem.As(err)
 	status := p.Kind.Status()
-	return &wireProblem{api.Problem{
+	return &problemError{api.Problem{
 		Type: "about:blank", Title: http.StatusText(status), Status: status,
 		Detail: p.Message, Code: p.WireCode(), Hint: p.Hint,
 	}}
@@ -48,6 +48,8 @@ func toWire(err error) *wireProblem {
 // replaceHumaErrors gives huma's own failures (validation, negotiation, bodies)
 // the shape of all others. huma keeps its error constructor in a package
 // variable, so this is done once for the process.
+//
+//nolint:gochecknoglobals // guards a package variable of huma's
 var replaceHumaErrors = sync.OnceFunc(func() {
 	huma.NewError = func(status int, msg string, errs ...error) huma.StatusError {
 		if len(errs) == 1 {
@@ -56,7 +58,7 @@ var replaceHumaErrors = sync.OnceFunc(func() {
 			}
 		}
 		kind := problem.FromStatus(status)
-		p := &wireProblem{api.Problem{
+		p := &problemError{api.Problem{
 			Type: "about:blank", Title: http.StatusText(status), Status: status,
 			Detail: sentence(msg), Code: string(kind), Hint: hintFor(status),
 		}}

@@ -30,7 +30,7 @@ const (
 	Bind          = "bind"
 	Domain        = "domain"
 	Bootstrap     = "bootstrap"
-	JWTSecretKey  = "jwt_secret_key"
+	JWTSecretKey  = "jwt_secret_key" //nolint:gosec // a name, not a value
 	SessionSecret = "session_secret"
 	DataSource    = "data_source"
 	CSVDir        = "csv_dir"

@@ -96,7 +96,7 @@ func makeSurface(ctx context.Context, root *cobra.Command, with []string) (*surf
 	}
 	s.Commands[root.Name()] = own
 	for _, path := range with {
-		out, err := exec.CommandContext(ctx, path, "surface").Output()
+		out, err := exec.CommandContext(ctx, path, "surface").Output() //nolint:gosec // named on the command line by a developer
 		if err != nil {
 			return nil, fmt.Errorf("ask %s for its command tree: %w", path, err)
 		}

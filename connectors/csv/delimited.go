@@ -186,7 +186,7 @@ func (l *load) preamble(in input, d dialect) error {
 	return nil
 }
 
-// union reads all files as one table. Neighbours that are read alike share a
+// union reads all files as one table. Neighbors that are read alike share a
 // scan.
 func union(inputs []input, dialects []dialect, guard bool, extra ...string) string {
 	var parts []string

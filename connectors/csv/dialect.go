@@ -167,7 +167,7 @@ func (l *load) detect(ctx context.Context, in input) (dialect, error) {
 func (l *load) decide(ctx context.Context, in input, strict dialect, args []string) (dialect, error) {
 	tolerant, err := l.sniff(ctx, in, append(args, "ignore_errors = true")...)
 	if err != nil || tolerant.skip > 0 {
-		return strict, nil
+		return strict, nil //nolint:nilerr // what strict detection found is then all there is
 	}
 	strictRows, err := l.goodRows(ctx, in, strict)
 	if err != nil {

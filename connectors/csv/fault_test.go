@@ -107,7 +107,7 @@ func TestAFullDiskStopsTheSourceAndKeepsTheLastExtract(t *testing.T) {
 	}
 }
 
-// Whatever a file holds, its neighbour is read and nothing crashes or leaks
+// Whatever a file holds, its neighbor is read and nothing crashes or leaks
 // into the message.
 func FuzzExtract(f *testing.F) {
 	for _, seed := range []string{"a,b\n1,2\n", "a\n\"", "\xef\xbb\xbf", "a;b\n\"x\n", "{\"a\":", "\x1f\x8b\x00", "a,b\r1,2\r", "\"\"\"\n,,,\n", "a\tb\n\\,", "#\n#\n", "PAR1PAR1"} {

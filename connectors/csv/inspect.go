@@ -37,6 +37,7 @@ const (
 // headSize is how much of a file is looked at before DuckDB reads it.
 const headSize = 64 << 10
 
+//nolint:gochecknoglobals // constants in all but Go's syntax
 var (
 	bom8    = []byte{0xef, 0xbb, 0xbf}
 	bom16LE = []byte{0xff, 0xfe}
@@ -140,7 +141,7 @@ func readHead(path string) ([]byte, error) {
 
 // stoppable ends a long read when its context does.
 type stoppable struct {
-	ctx context.Context
+	ctx context.Context //nolint:containedctx // io.Reader has no other place for it
 	r   io.Reader
 }
 
@@ -200,6 +201,7 @@ type readCloser struct {
 	file io.Closer
 }
 
+// Close closes the decompressor, then the file.
 func (r readCloser) Close() error { return errors.Join(r.ReadCloser.Close(), r.file.Close()) }
 
 // whole reads a compressed file to its end. DuckDB takes a truncated one for

@@ -108,7 +108,7 @@ func (p *place) table(name string) string {
 			}
 			out = append(out, strings.Join(line, "|"))
 		}
-		if err := errors.Join(rows.Err(), rows.Close()); err != nil {
+		if err := errors.Join(rows.Err(), rows.Close()); err != nil { //nolint:sqlclosecheck // in a loop
 			p.t.Fatal(err)
 		}
 	}
