@@ -26,7 +26,7 @@ after=$(snapshot)
 
 if ! git --no-pager diff --stat --exit-code "$before" "$after"; then
 	{
-		git --no-pager diff "$before" "$after" | head -n 80
+		git --no-pager diff "$before" "$after" | head -n 80 || true # head may close the pipe
 		echo
 		echo 'fresh: generated files are stale. Next: make gen, then commit what changed.'
 	} >&2

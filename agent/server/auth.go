@@ -24,46 +24,55 @@ const (
 	admin                // users with the role admin
 )
 
-type callerKey struct{}
+type identityKey struct{}
 
-// authenticate finds out who calls. A token that does not work is refused even
-// where none is needed, so that nobody believes to be signed in who is not.
+// identity is who calls, or why the token that was sent does not say so.
+type identity struct {
+	caller agent.Caller
+	err    error
+}
+
+// authenticate finds out who calls. A token that does not work is a failure
+// only where one is needed: health must answer a monitor with an old token.
 func (s *Server) authenticate(next echo.HandlerFunc) echo.HandlerFunc {
 	return func(c echo.Context) error {
-		caller := agent.Caller{Remote: c.RealIP()}
+		id := identity{caller: agent.Caller{Remote: c.RealIP()}}
 		if header := c.Request().Header.Get(echo.HeaderAuthorization); header != "" {
-			scheme, token, _ := strings.Cut(header, " ")
-			if !strings.EqualFold(scheme, "Bearer") || token == "" {
-				return auth.InvalidToken(nil)
-			}
-			var err error
-			if caller, err = s.opt.Instance.Authenticate(c.Request().Context(), strings.TrimSpace(token)); err != nil {
-				c.Response().Header().Set(echo.HeaderWWWAuthenticate, `Bearer error="invalid_token"`)
-				return err
-			}
-			caller.Remote = c.RealIP()
+			id.caller, id.err = s.identify(c.Request().Context(), header)
+			id.caller.Remote = c.RealIP()
 		}
-		ctx := context.WithValue(c.Request().Context(), callerKey{}, caller)
+		ctx := context.WithValue(c.Request().Context(), identityKey{}, id)
 		c.SetRequest(c.Request().WithContext(ctx))
 		return next(c)
 	}
 }
 
+func (s *Server) identify(ctx context.Context, header string) (agent.Caller, error) {
+	scheme, token, _ := strings.Cut(header, " ")
+	if !strings.EqualFold(scheme, "Bearer") || token == "" {
+		return agent.Caller{}, auth.InvalidToken(nil)
+	}
+	return s.opt.Instance.Authenticate(ctx, strings.TrimSpace(token))
+}
+
 func callerOf(ctx context.Context) agent.Caller {
-	caller, _ := ctx.Value(callerKey{}).(agent.Caller)
-	return caller
+	id, _ := ctx.Value(identityKey{}).(identity)
+	return id.caller
 }
 
 // allow is the one place that compares a caller with what a call asks for.
-func allow(caller agent.Caller, need access) error {
+func allow(ctx context.Context, need access) error {
+	id, _ := ctx.Value(identityKey{}).(identity)
 	switch {
 	case need == public:
 		return nil
-	case !caller.SignedIn():
+	case id.err != nil:
+		return id.err
+	case !id.caller.SignedIn():
 		return problem.New(problem.Unauthenticated, "This call needs an access token.",
 			`Sign in: POST /auth/token {"email":"…","password":"…"}, then send Authorization: Bearer TOKEN.`).WithCode("token_required")
-	case need == admin && !caller.Admin():
-		return problem.New(problem.Forbidden, "This call needs the role admin; yours is "+caller.Role+".",
+	case need == admin && !id.caller.Admin():
+		return problem.New(problem.Forbidden, "This call needs the role admin; yours is "+id.caller.Role+".",
 			"Ask an admin of this instance to make the call or to change your role.").WithCode("admin_required")
 	}
 	return nil
@@ -86,7 +95,7 @@ func register[I, O any](s *Server, need access, op huma.Operation, handler func(
 		// Checked before the body is read, so that a stranger learns nothing
 		// from validation.
 		op.Middlewares = append(op.Middlewares, func(ctx huma.Context, next func(huma.Context)) {
-			if err := allow(callerOf(ctx.Context()), need); err != nil {
+			if err := allow(ctx.Context(), need); err != nil {
 				if problem.Is(err, problem.Unauthenticated) {
 					ctx.SetHeader(echo.HeaderWWWAuthenticate, "Bearer")
 				}

@@ -45,12 +45,14 @@ func toWire(err error) *problemError {
 	}}
 }
 
-// replaceHumaErrors gives huma's own failures (validation, negotiation, bodies)
-// the shape of all others. huma keeps its error constructor in a package
-// variable, so this is done once for the process.
+// adjustHuma gives huma's own failures (validation, negotiation, bodies) the
+// shape of all others, and says in the API description that lists are never
+// null. huma keeps both in package variables, so this is done once for the
+// process.
 //
 //nolint:gochecknoglobals // guards a package variable of huma's
-var replaceHumaErrors = sync.OnceFunc(func() {
+var adjustHuma = sync.OnceFunc(func() {
+	huma.DefaultArrayNullable = false
 	huma.NewError = func(status int, msg string, errs ...error) huma.StatusError {
 		if len(errs) == 1 {
 			if p, ok := errors.AsType[*problem.Error](errs[0]); ok {

@@ -27,7 +27,6 @@ func answer[T any](v T, err error) (*body[T], error) {
 }
 
 func (s *Server) routes() {
-	replaceHumaErrors()
 	s.healthRoutes()
 	s.accountRoutes()
 	s.adminRoutes()

@@ -13,6 +13,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"reflect"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -109,7 +110,14 @@ func (s *Server) Run(ctx context.Context, ln net.Listener) error {
 }
 
 func describe(version string) huma.Config {
+	adjustHuma()
 	config := huma.DefaultConfig("Agnes", version)
+	config.Components.Schemas = huma.NewMapRegistry("#/components/schemas/", func(t reflect.Type, hint string) string {
+		if t == reflect.TypeFor[problemError]() {
+			return "Problem"
+		}
+		return huma.DefaultSchemaNamer(t, hint)
+	})
 	config.Info.Description = "A self-hosted data-analyst instance: tables from your sources, answered in SQL, for people and AI agents. " +
 		"Every failure is an RFC 9457 problem with a code and, in hint, the exact next call."
 	config.Info.License = &huma.License{Name: "Apache-2.0", Identifier: "Apache-2.0"}
