@@ -62,7 +62,7 @@ func (i *Instance) Configure(ctx context.Context, caller Caller, req api.Configu
 	for _, key := range slices.Sorted(maps.Keys(changes)) {
 		v := current.Value(key)
 		if by, fixed := v.Fixed(); fixed {
-			if v.Text != changes[key] {
+			if !sameValue(key, v.Text, changes[key]) {
 				return api.ConfigureResponse{}, problem.New(problem.Conflict,
 					fmt.Sprintf("%s is fixed to %q by %s.", key, v.Shown(), by),
 					fmt.Sprintf("Change or unset %s and restart the instance, or leave %s out.", v.Env, key)).WithCode("fixed_by_environment")
@@ -107,6 +107,17 @@ func notStored(path string, err error) error {
 	}
 	return problem.Wrap(err, problem.Unavailable, fmt.Sprintf("The configuration could not be stored in %s.", path),
 		fmt.Sprintf("Give the instance's user write access (`ls -ld %s` shows who has it), then try again.", dir))
+}
+
+// sameValue compares two values of a setting; directories may be spelled
+// differently.
+func sameValue(key, a, b string) bool {
+	if key != settings.CSVDir || a == b {
+		return a == b
+	}
+	absA, errA := filepath.Abs(a)
+	absB, errB := filepath.Abs(b)
+	return errA == nil && errB == nil && absA == absB
 }
 
 // supported refuses what belongs to a connector that this build does not have,

@@ -295,3 +295,26 @@ func TestCommandsOfAnInstanceThatIsSetUp(t *testing.T) {
 		t.Errorf("health after a failed sync:\n%s%s", out, errs)
 	}
 }
+
+// The first screen of the README: the folder comes from a flag, relative to
+// where the instance was started, and its first sync may still run.
+func TestSetupOverAFolderThatAFlagFixes(t *testing.T) {
+	t.Parallel()
+	root, err := filepath.Abs("..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	data := t.TempDir()
+	p := launchIn(t, root, data, nil, "--csv-dir", "examples/shop")
+	p.waitReady()
+	env := []string{"XDG_CONFIG_HOME=" + t.TempDir()}
+	out, errs, code := command(t, adminPassword+"\n", env, "agnesctl", "instance", "setup", "--url", p.url, "--email", adminEmail,
+		"--password-stdin", "--source", "csv", "--csv-dir", filepath.Join(root, "examples", "shop"))
+	if code != 0 {
+		t.Fatalf("setup ended with %d:\n%s%s\n%s", code, out, errs, p.out)
+	}
+	out, errs, code = command(t, "", env, "agnesctl", "instance", "query", "SELECT count(*) AS products FROM products", "-o", "csv")
+	if code != 0 || out != "products\r\n96\r\n" {
+		t.Errorf("the query after setup ended with %d:\n%q%s", code, out, errs)
+	}
+}

@@ -100,9 +100,16 @@ func freePort(t *testing.T) string {
 // launch starts agnes serve over a data directory and does not wait for it.
 func launch(t *testing.T, dataDir string, env ...string) *process {
 	t.Helper()
+	return launchIn(t, "", dataDir, env)
+}
+
+// launchIn is launch in another directory, with further flags.
+func launchIn(t *testing.T, dir, dataDir string, env []string, flags ...string) *process {
+	t.Helper()
 	addr := "127.0.0.1:" + freePort(t)
 	p := &process{t: t, url: "http://" + addr, out: &buffer{}, log: &buffer{}, done: make(chan struct{})}
-	p.cmd = exec.Command(filepath.Join(bin, "agnes"), "serve", "--data-dir", dataDir, "--addr", addr)
+	p.cmd = exec.Command(filepath.Join(bin, "agnes"), append([]string{"serve", "--data-dir", dataDir, "--addr", addr}, flags...)...)
+	p.cmd.Dir = dir
 	p.cmd.Env = append(os.Environ(), env...)
 	p.cmd.Stdout, p.cmd.Stderr = p.out, io.MultiWriter(p.out, p.log)
 	if err := p.cmd.Start(); err != nil {
