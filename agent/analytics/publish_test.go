@@ -242,6 +242,16 @@ func TestRemoteTablesHaveNoView(t *testing.T) {
 	}
 }
 
+func TestRemoteTablesOfAnotherProgramsExtractArePublished(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	f.foreign("pg", tbl("far"))
+	p := f.publish(f.open(), bind("pg.far")...)
+	if info, ok := p.Generation.Tables["far"]; !ok || info.Remote == nil || len(p.Generation.Remotes["pg"]) != 1 {
+		t.Errorf("found %+v and %v", p.Generation.Tables, p.Generation.Remotes)
+	}
+}
+
 func TestBindingsAreCheckedBeforeAnything(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)

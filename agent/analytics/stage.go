@@ -27,6 +27,7 @@ type staged struct {
 	err    error // why there is nothing fresh
 	meta   connectors.Meta
 	remote *connectors.RemoteAttach
+	all    []connectors.RemoteAttach // of a remote table's source
 	parts  []part
 	fresh  bool // some part was not in the generation before
 	trust  bool // committed by connectors.Writer
@@ -103,7 +104,7 @@ func (b *build) stage(ctx context.Context, bindings []Binding) (map[sourceTable]
 		for name, st := range r.tables {
 			all[sourceTable{r.source, name}] = st
 			if st.err == nil && st.meta.QueryMode == connectors.Remote {
-				b.remotes[r.source] = r.cached.extract.Remote
+				b.remotes[r.source] = st.all
 			}
 		}
 	}
@@ -199,7 +200,7 @@ func (b *build) stageTables(ctx context.Context, source string, tables []string,
 		}
 		st.meta = meta
 		if meta.QueryMode == connectors.Remote {
-			st.remote = remote
+			st.remote, st.all = remote, ext.Remote
 			continue
 		}
 		g.Go(func() error {
