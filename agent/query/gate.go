@@ -186,6 +186,11 @@ func (w *walker) node(n map[string]any, s *scope) {
 		return
 	}
 	switch kind {
+	case "UNBOUND_TYPE_INFO", "USER_TYPE_INFO":
+		if catalog := foldName(str(n, "catalog")); catalog != "" && catalog != "memory" && catalog != "system" || !own(str(n, "schema"), "main") {
+			w.refuse(n, "type_not_allowed", "A type of another schema is not available here.", "Use DuckDB's own types, such as VARCHAR.") // it shows an enumeration's values
+			return
+		}
 	case "VALUE_CONSTANT":
 		if value, _ := n["value"].(map[string]any); value != nil {
 			w.walk(value["type"], s)

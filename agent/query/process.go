@@ -44,8 +44,8 @@ type process struct {
 }
 
 // spawn starts a worker that is not bound yet. It inherits no secret: no
-// environment, and no descriptor but its own three.
-func spawn(command []string) (*process, error) {
+// environment but what is given, and no descriptor but its own three.
+func spawn(command []string, environment ...string) (*process, error) {
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("connect to a new worker: %w", err)
@@ -64,7 +64,7 @@ func spawn(command []string) (*process, error) {
 	defer func() { _ = writer.Close() }()
 	p.stream = reader
 	p.cmd = exec.CommandContext(context.Background(), command[0], command[1:]...) //nolint:gosec // this program itself; kill ends it, no request
-	p.cmd.Env = []string{"GOMEMLIMIT=64MiB", "GOMAXPROCS=2", "TZ=UTC"}
+	p.cmd.Env = append([]string{"GOMEMLIMIT=64MiB", "GOMAXPROCS=2", "TZ=UTC"}, environment...)
 	p.cmd.Dir = "/"
 	p.cmd.ExtraFiles = []*os.File{theirs, writer}
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}

@@ -35,6 +35,7 @@ type bindMessage struct {
 	Views       []View
 	MemoryBytes int64
 	Sandbox     bool // restrict the process itself, beyond DuckDB's own settings
+	Attach      *attachMessage
 }
 
 type queryMessage struct {
@@ -70,6 +71,9 @@ type workerError struct {
 	Hint    string
 	Type    int // DuckDB's error type, where Kind is empty
 	Tables  []string
+
+	Attachment string // of codeNeedsRemote
+	Detail     string // for the log alone
 }
 
 func (e *workerError) Error() string { return e.Message }

@@ -14,6 +14,7 @@
 //	protocol.go  what they say
 //	worker.go    the worker's end: bind once, then one statement at a time
 //	gate.go      the first wall; functions.txt is its reviewed list
+//	remote.go    tables that stay in a database elsewhere: a worker for each statement
 //	rows.go      DuckDB's chunks -> JSON, NDJSON, CSV; arrow.go, parquet.go the rest
 //
 // A worker runs one statement at a time, and a statement that writes Parquet
@@ -35,18 +36,23 @@ const (
 	Parquet Format = "parquet" // one file, Zstandard
 )
 
-// View is a table as a query sees it: a name over immutable Parquet files.
+// View is a table as a query sees it: a name over immutable Parquet files, or
+// over a table of a database elsewhere.
 type View struct {
 	Name  string
-	Files []string // absolute paths
+	Files []string // absolute paths; none of a remote table
+
+	Attachment string // of a remote table: what Request.Attach knows its database by
+	Table      string // of a remote table: its name in that database
 }
 
 // Request is one statement with what it may see and use.
 type Request struct {
-	User       string // queries of one user wait for each other before others wait for them
-	Generation int64  // together with Views, identifies the data
-	Views      []View // the only tables that the statement can name
-	Key        string // ScopeKey of the two, for callers that keep it; computed when empty
+	User       string                                       // queries of one user wait for each other before others wait for them
+	Generation int64                                        // together with Views, identifies the data
+	Views      []View                                       // the only tables that the statement can name
+	Key        string                                       // ScopeKey of the two, for callers that keep it; computed when empty
+	Attach     func(attachment string) (*Attachment, error) // called where a statement reads a remote table
 	SQL        string
 	Params     []any  // bound to ? and $1, never pasted: what encoding/json writes as text, number, boolean or null
 	Format     Format // JSON when empty

@@ -21,6 +21,14 @@ const workerOverhead = 512 << 20
 // around every setting. Resource limits: setrlimit(2); files and network:
 // landlock(7), as far as the kernel has it.
 func sandbox(files []string, memory int64) (string, error) {
+	if err := limit(memory); err != nil {
+		return "", err
+	}
+	return confine("granted files only, read only, no TCP", landlock.Config.Restrict, landlock.ROFiles(files...))
+}
+
+// limit bounds what this process may use.
+func limit(memory int64) error {
 	for _, l := range []struct {
 		name     string
 		resource int
@@ -32,16 +40,55 @@ func sandbox(files []string, memory int64) (string, error) {
 		{"nofile", unix.RLIMIT_NOFILE, 1024},
 	} {
 		if err := unix.Setrlimit(l.resource, &unix.Rlimit{Cur: l.value, Max: l.value}); err != nil {
-			return "", fmt.Errorf("limit the worker's %s: %w", l.name, err)
+			return fmt.Errorf("limit the worker's %s: %w", l.name, err)
 		}
 	}
+	return nil
+}
+
+// confine leaves this process what the rules allow, as far as the kernel can.
+// allowed says that in words.
+func confine(allowed string, restrict func(landlock.Config, ...landlock.Rule) error, rules ...landlock.Rule) (string, error) {
 	active := []string{"process with resource limits"}
 	abi, err := llsyscall.LandlockGetABIVersion()
 	if err != nil || abi < 1 {
 		return strings.Join(append(active, "no Landlock in this kernel"), "; "), nil //nolint:nilerr // said in the text, which health shows
 	}
-	if err := landlock.V8.BestEffort().Restrict(landlock.ROFiles(files...)); err != nil {
+	if err := restrict(landlock.V8.BestEffort(), rules...); err != nil {
 		return "", fmt.Errorf("restrict the worker by Landlock: %w", err)
 	}
-	return strings.Join(append(active, fmt.Sprintf("Landlock ABI %d: granted files only, read only, no TCP", abi)), "; "), nil
+	return strings.Join(append(active, fmt.Sprintf("Landlock ABI %d: %s", abi, allowed)), "; "), nil
+}
+
+// What name lookups and TLS read.
+const networkFiles = "/etc/resolv.conf /etc/hosts /etc/nsswitch.conf /etc/gai.conf /etc/services /etc/ssl/openssl.cnf"
+
+const certificateDirs = "/etc/ssl/certs /usr/share/ca-certificates /usr/local/share/ca-certificates /etc/pki/tls/certs /etc/pki/ca-trust/extracted"
+
+// sandboxRemote is sandbox for a worker that reads a database elsewhere: no
+// file of the instance, and, where the url tells, its TCP port only. A database
+// that is a file gets that file, read only, and no network.
+func sandboxRemote(at *attachMessage, memory int64) (string, error) {
+	if err := limit(memory); err != nil {
+		return "", err
+	}
+	if file, is := LocalFile(at.Extension, at.URL); is {
+		beside := []string{file + "-wal", file + "-shm", file + "-journal"}
+		return confine("one database file only, read only, no TCP", landlock.Config.Restrict, landlock.ROFiles(file), landlock.ROFiles(beside...).IgnoreIfMissing())
+	}
+	rules := []landlock.Rule{
+		landlock.ROFiles(strings.Fields(networkFiles)...).IgnoreIfMissing(),
+		landlock.RODirs(strings.Fields(certificateDirs)...).IgnoreIfMissing(),
+	}
+	if at.TokenFile != "" {
+		rules = append(rules, landlock.ROFiles(at.TokenFile).IgnoreIfMissing())
+	}
+	ports := at.ports()
+	if len(ports) == 0 {
+		return confine("no file of the instance, TCP to anywhere", landlock.Config.RestrictPaths, rules...)
+	}
+	for _, port := range ports {
+		rules = append(rules, landlock.ConnectTCP(port))
+	}
+	return confine("no file of the instance, TCP to the database's port", landlock.Config.Restrict, rules...)
 }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 
 	duckdb "github.com/duckdb/duckdb-go-bindings"
@@ -49,6 +50,8 @@ type worker struct {
 	ast   duckdb.PreparedStatement // statement -> syntax tree
 	views map[string]View          // by folded name
 	made  map[string]bool          // views that exist in DuckDB by now
+
+	attached *attachMessage // of a worker for remote tables
 }
 
 func (w *worker) open() error {
@@ -152,7 +155,7 @@ func (w *worker) bind(payload []byte) error {
 	isolation, err := w.restrict(m, files)
 	ready := readyMessage{Isolation: isolation}
 	if err != nil {
-		ready.Err = &workerError{Message: err.Error()}
+		ready.Err = asWorkerError(err)
 	}
 	return writeMessage(w.out, frameReady, ready)
 }
@@ -164,6 +167,9 @@ func (w *worker) restrict(m bindMessage, files []string) (string, error) {
 	var err error
 	if w.gate, err = newGate(func(sql string) (string, error) { return w.tree(sql) }); err != nil {
 		return "", err
+	}
+	if m.Attach != nil {
+		return w.restrictRemote(m)
 	}
 	isolation := ""
 	if m.Sandbox {
@@ -236,6 +242,9 @@ func (w *worker) run(m queryMessage) (endMessage, error) {
 	if err != nil {
 		return endMessage{}, err
 	}
+	if err := w.route(tables.names); err != nil {
+		return endMessage{}, err
+	}
 	if err := w.makeViews(tables); err != nil {
 		return endMessage{}, err
 	}
@@ -255,7 +264,7 @@ func (w *worker) run(m queryMessage) (endMessage, error) {
 func (w *worker) makeViews(t checked) error {
 	names := t.names
 	if t.listsTables {
-		names = nil
+		names = slices.Clone(names) // as the statement spells them, before they are listed
 		for _, v := range w.views {
 			names = append(names, v.Name)
 		}
@@ -266,6 +275,13 @@ func (w *worker) makeViews(t checked) error {
 			continue
 		}
 		v := w.views[key]
+		if v.Attachment != "" {
+			if err := w.makeRemoteView(v, slices.Contains(t.names, name)); err != nil {
+				return err
+			}
+			w.made[key] = true
+			continue
+		}
 		if err := w.exec(fmt.Sprintf("CREATE VIEW %s AS SELECT * FROM read_parquet(%s)", duck.Ident(v.Name), duck.List(v.Files))); err != nil {
 			return problem.Wrap(err, problem.Internal, fmt.Sprintf("The table %q cannot be opened.", v.Name),
 				"Ask an admin to publish it again: POST /api/sync/trigger.").WithCode("table_broken")

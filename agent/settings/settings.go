@@ -20,6 +20,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/keboola/agnes-the-ai-analyst/connectors"
 	"github.com/keboola/agnes-the-ai-analyst/internal/problem"
 )
 
@@ -40,6 +41,10 @@ const (
 	LogLevel      = "log_level"
 	LogFormat     = "log_format"
 	ImageDigest   = "image_digest"
+	ExtensionDir  = "extension_dir"
+
+	RemoteExtensions = "remote_attach_extensions"
+	RemoteTokenEnvs  = "remote_attach_token_envs"
 )
 
 // Setting describes one value of the configuration.
@@ -73,6 +78,9 @@ func All() []Setting {
 		{Key: LogLevel, Env: "AGNES_LOG_LEVEL", Flag: "log-level", Default: "info", OneOf: []string{"debug", "info", "warn", "error"}, Help: "Least severity that is logged."},
 		{Key: LogFormat, Env: "AGNES_LOG_FORMAT", Flag: "log-format", Default: "text", OneOf: []string{"text", "json"}, Help: "Form of the log on standard error."},
 		{Key: ImageDigest, Env: "AGNES_IMAGE_DIGEST", Help: "Digest of the running image, recorded by the deploy."},
+		{Key: ExtensionDir, Env: "AGNES_EXTENSION_DIR", Help: "Directory with DuckDB extensions (*.duckdb_extension) for remote tables; empty is where DuckDB itself installs them, ~/.duckdb/extensions. Nothing is downloaded."},
+		{Key: RemoteExtensions, Env: "AGNES_REMOTE_ATTACH_EXTENSIONS", Default: strings.Join(connectors.DefaultPolicy().Extensions, ","), Help: "DuckDB extensions that _remote_attach may name, separated by commas."},
+		{Key: RemoteTokenEnvs, Env: "AGNES_REMOTE_ATTACH_TOKEN_ENVS", Default: strings.Join(connectors.DefaultPolicy().TokenEnvs, ","), Help: "Environment variables that _remote_attach may name in token_env, separated by commas."},
 	}
 }
 
@@ -210,6 +218,14 @@ func (r *Resolved) Hash() string {
 		}
 	}
 	return hex.EncodeToString(h.Sum(nil))[:16]
+}
+
+// RemotePolicy returns what remote attachments may use.
+func (r *Resolved) RemotePolicy() connectors.Policy {
+	list := func(key string) []string {
+		return strings.FieldsFunc(r.Get(key), func(c rune) bool { return c == ',' || c == ' ' })
+	}
+	return connectors.Policy{Extensions: list(RemoteExtensions), TokenEnvs: list(RemoteTokenEnvs)}
 }
 
 // EnvName returns the environment variable of a key, for hints.

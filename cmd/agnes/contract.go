@@ -32,7 +32,11 @@ was found and the SQL that mends it, and ends with exit code 3.`,
 	}
 	cli.OutputFlag(verify, &format)
 	verify.RunE = func(c *cobra.Command, args []string) error {
-		report, err := connectors.Verify(c.Context(), args[0])
+		config, err := settings.Resolve(settings.Inputs{Getenv: env.Getenv})
+		if err != nil {
+			return err
+		}
+		report, err := config.RemotePolicy().Verify(c.Context(), args[0])
 		if err != nil {
 			return err
 		}
