@@ -27,6 +27,7 @@ type Caller struct {
 	Remote string // address, for the audit log
 
 	sees    func(table string) bool
+	version uint64       // of the state when the account was read, or earlier
 	session auth.Session // set when signed in by session token
 	tokenID string       // set when signed in by personal access token
 }
@@ -178,10 +179,18 @@ func (i *Instance) SignOut(ctx context.Context, caller Caller) error {
 
 // Authenticate finds the caller behind a bearer token.
 func (i *Instance) Authenticate(ctx context.Context, token string) (Caller, error) {
+	version := i.state.Version()
+	authenticate := i.authenticateSession
 	if auth.IsAccessToken(token) {
-		return i.authenticateAccessToken(ctx, redact.Secret(token))
+		authenticate = i.authenticateAccessToken
 	}
-	session, err := i.sessions.Verify(token, time.Now())
+	caller, err := authenticate(ctx, redact.Secret(token))
+	caller.version = version
+	return caller, err
+}
+
+func (i *Instance) authenticateSession(ctx context.Context, token redact.Secret) (Caller, error) {
+	session, err := i.sessions.Verify(token.Reveal(), time.Now())
 	if err != nil {
 		return Caller{}, err
 	}

@@ -5,10 +5,13 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"io"
+	"strings"
 	"sync"
 	"time"
 
+	"github.com/keboola/agnes-the-ai-analyst/agent/analytics"
 	"github.com/keboola/agnes-the-ai-analyst/agent/api"
 	"github.com/keboola/agnes-the-ai-analyst/agent/query"
 	"github.com/keboola/agnes-the-ai-analyst/agent/state"
@@ -84,8 +87,25 @@ func (i *Instance) Query(ctx context.Context, caller Caller, req api.QueryReques
 		tables = append(tables, head.Tables...)
 		return start()
 	})
+	err = s.explain(err)
 	i.queries.add(queryEntry(caller, req.SQL, format, tables, sum, time.Since(began), err))
 	return sum, err
+}
+
+// explain tells a table that is registered and has no data yet from one that
+// is not there.
+func (s *scoped) explain(err error) error {
+	p, ok := errors.AsType[*problem.Error](err)
+	if !ok || p.Code != "table_not_available" {
+		return err
+	}
+	for _, id := range s.pending {
+		if strings.Contains(strings.ToLower(p.Message), strings.ToLower(fmt.Sprintf("%q", id))) {
+			return problem.New(problem.Unavailable, fmt.Sprintf("The table %q has no data yet.", id),
+				"Wait for the running sync (GET /api/sync/status), or ask an admin to start one: POST /api/sync/trigger.").WithCode("not_synced")
+		}
+	}
+	return err
 }
 
 // queryEntry describes a query for the audit log by what it touched and cost.
@@ -115,6 +135,7 @@ type scoped struct {
 	number  int64
 	views   []query.View
 	remotes map[string]remote // by what views know them by
+	pending []string          // tables without data yet
 	key     string
 	release func()
 }
@@ -131,6 +152,7 @@ type rememberedScope struct {
 	generation int64
 	views      []query.View
 	remotes    map[string]remote
+	pending    []string
 	key        string
 }
 
@@ -145,7 +167,7 @@ func (i *Instance) scope(ctx context.Context, caller Caller) (*scoped, error) {
 	known, ok := i.scopes.of[caller.UserID]
 	i.scopes.mu.Unlock()
 	if ok && known.version == version && known.generation == s.number {
-		s.views, s.remotes, s.key = known.views, known.remotes, known.key
+		s.views, s.remotes, s.pending, s.key = known.views, known.remotes, known.pending, known.key
 		return s, nil
 	}
 	registered, err := i.state.ListTables(ctx)
@@ -154,11 +176,16 @@ func (i *Instance) scope(ctx context.Context, caller Caller) (*scoped, error) {
 		return nil, err
 	}
 	for _, t := range registered {
-		if !published || !t.Enabled || !caller.Sees(t.ID) {
+		if !t.Enabled || !caller.Sees(t.ID) {
 			continue
 		}
-		info, ok := g.Tables[t.ID]
-		if !ok {
+		var info analytics.TableInfo
+		served := false
+		if published {
+			info, served = g.Tables[t.ID]
+		}
+		if !served {
+			s.pending = append(s.pending, t.ID)
 			continue
 		}
 		v := query.View{Name: t.ID, Files: info.Files}
@@ -173,12 +200,17 @@ func (i *Instance) scope(ctx context.Context, caller Caller) (*scoped, error) {
 		s.views = append(s.views, v)
 	}
 	s.key = query.ScopeKey(s.number, s.views)
+	if caller.version != version {
+		// The caller's grants may be those of before a change, which must not
+		// outlive this query.
+		return s, nil
+	}
 	i.scopes.mu.Lock()
 	defer i.scopes.mu.Unlock()
 	if i.scopes.of == nil || len(i.scopes.of) > maxScopes {
 		i.scopes.of = make(map[string]rememberedScope)
 	}
-	i.scopes.of[caller.UserID] = rememberedScope{version, s.number, s.views, s.remotes, s.key}
+	i.scopes.of[caller.UserID] = rememberedScope{version, s.number, s.views, s.remotes, s.pending, s.key}
 	return s, nil
 }
 

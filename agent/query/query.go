@@ -15,7 +15,8 @@
 //	worker.go    the worker's end: bind once, then one statement at a time
 //	gate.go      the first wall; functions.txt is its reviewed list
 //	remote.go    tables that stay in a database elsewhere: a worker for each statement
-//	rows.go      DuckDB's chunks -> JSON, NDJSON, CSV; arrow.go, parquet.go the rest
+//	stream.go    a statement's rows, as they come, in each format
+//	rows.go      DuckDB's vectors -> JSON and CSV; nested.go lists, structs and their kin; arrow.go Arrow
 //
 // A worker runs one statement at a time, and a statement that writes Parquet
 // ends its worker. A published generation never changes, so a worker serves

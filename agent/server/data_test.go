@@ -121,6 +121,10 @@ func TestASecondSyncIsRefusedWhileOneRuns(t *testing.T) {
 	if out, _ := w.query(admin, "SELECT count(*) FROM orders"); fmt.Sprint(out.Rows) != "[[100]]" {
 		t.Errorf("queries during a sync = %+v", out)
 	}
+	w.call("POST", "/api/admin/register-table", admin, map[string]string{"source": "csv", "source_table": "later"}).into(t, &api.RegisteredTable{})
+	if _, r := w.query(admin, `SELECT * FROM "Later"`); r.status != http.StatusServiceUnavailable || r.problem(t).Code != "not_synced" {
+		t.Errorf("a table without data yet = %d %s, want 503 not_synced", r.status, r.body)
+	}
 	close(hold)
 	if job := w.wait(admin, trig.JobID); job.Status != api.JobSucceeded {
 		t.Errorf("job = %+v", job)
