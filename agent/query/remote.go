@@ -313,6 +313,7 @@ func explainRemote(at *Attachment, tables []string, err error) error {
 	if at.Token != "" {
 		detail = strings.ReplaceAll(detail, at.Token.Reveal(), "[redacted]")
 	}
+	detail, _, _ = strings.Cut(detail, "\n\n") // behind it: the place in the statement, stack traces
 	cause := errors.New(detail)
 	const log = "Ask an admin: the instance's log has the reason, GET /api/health/details shows what is missing."
 	switch code {

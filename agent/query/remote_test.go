@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -326,8 +327,25 @@ func TestARemoteWorkerWithoutItsGateStillHarmsNothing(t *testing.T) {
 	if err := os.WriteFile(state, data, 0o600); err != nil {
 		t.Fatal(err)
 	}
+	elsewhere, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	called := make(chan struct{}, 100)
+	go func() {
+		for {
+			conn, err := elsewhere.Accept()
+			if err != nil {
+				close(called)
+				return
+			}
+			called <- struct{}{}
+			_ = conn.Close()
+		}
+	}()
 	s, pg := postgres(t)
 	pg.views = []query.View{{Name: "granted", Attachment: "crm.pg", Table: "customers"}}
+	_, port, _ := net.SplitHostPort(elsewhere.Addr().String())
 	for _, f := range []*far{lite, pg} {
 		if res, err := f.ask(e, `SELECT count(*) FROM granted`); err != nil || len(res.Rows) != 1 {
 			t.Errorf("SELECT count(*) FROM granted = %v, %v", res, err)
@@ -343,6 +361,7 @@ func TestARemoteWorkerWithoutItsGateStillHarmsNothing(t *testing.T) {
 			`SELECT * FROM postgres_query('pg', 'SELECT nextval(''nothing'')')`,
 			`ATTACH ` + duck.Literal(s.URL("analyst")) + ` AS writable (TYPE postgres)`,
 			`SET enable_external_access = true`,
+			`SELECT * FROM postgres_scan('host=127.0.0.1 user=a dbname=a port=` + port + `', 'public', 'hidden')`,
 			`COPY (SELECT 1) TO ` + duck.Literal(filepath.Join(dir, "made")),
 		} {
 			if res, err := f.ask(e, attempt); err == nil {
@@ -353,6 +372,10 @@ func TestARemoteWorkerWithoutItsGateStillHarmsNothing(t *testing.T) {
 		if err != nil || strings.Contains(fmt.Sprint(res.Rows), password) {
 			t.Errorf("duckdb_databases() = %v, %v, want no password", res, err)
 		}
+	}
+	_ = elsewhere.Close()
+	if _, ok := <-called; ok {
+		t.Error("a statement reached another port")
 	}
 	if got := s.SQL(`SELECT count(*) FROM hidden`); got != "1" {
 		t.Errorf("hidden has %s rows, want 1", got)
