@@ -57,6 +57,12 @@ func lockSource(extracts, source string) (*os.File, error) {
 	return f, nil
 }
 
+// unlockSource gives the lock back. It says so before closing: a child process
+// that is being started may hold the descriptor for a moment longer.
+func unlockSource(lock *os.File) error {
+	return errors.Join(unix.Flock(int(lock.Fd()), unix.LOCK_UN), lock.Close())
+}
+
 // swapIn puts the staged extract in the place of the current one.
 func swapIn(extracts, source string, step func(string)) error {
 	next, target := nextDir(extracts, source), filepath.Join(extracts, source)
@@ -147,7 +153,7 @@ func Recover(ctx context.Context, extractsDir string) error {
 			errs = append(errs, err)
 			continue
 		}
-		errs = append(errs, recoverSource(extracts, source), lock.Close())
+		errs = append(errs, recoverSource(extracts, source), unlockSource(lock))
 	}
 	return errors.Join(errs...)
 }

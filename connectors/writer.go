@@ -60,7 +60,7 @@ func NewWriter(ctx context.Context, extractsDir, source string) (*Writer, error)
 	}
 	w := &Writer{extracts: extracts, source: source, lock: lock, staging: nextDir(extracts, source), step: func(string) {}}
 	if err := w.open(ctx); err != nil {
-		return nil, errors.Join(err, os.RemoveAll(w.staging), lock.Close())
+		return nil, errors.Join(err, os.RemoveAll(w.staging), unlockSource(lock))
 	}
 	return w, nil
 }
@@ -414,7 +414,7 @@ func (w *Writer) close() error {
 	if w.reader != nil {
 		err = w.reader.Close()
 	}
-	return errors.Join(err, w.lock.Close())
+	return errors.Join(err, unlockSource(w.lock))
 }
 
 func joinAbort(err error, w *Writer) error {

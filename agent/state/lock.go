@@ -74,6 +74,8 @@ func writePid(f *os.File) error {
 // Close releases the lock; it is idempotent. The file stays, because removing
 // it could let two processes lock two files of the same name.
 func (l *DirLock) Close() error {
-	l.once.Do(func() { l.err = l.file.Close() })
+	// Unlocked before it is closed: a child process that is being started may
+	// hold the descriptor for a moment longer.
+	l.once.Do(func() { l.err = errors.Join(unix.Flock(int(l.file.Fd()), unix.LOCK_UN), l.file.Close()) })
 	return l.err
 }
