@@ -38,6 +38,11 @@ func (i *Instance) limits(role string) api.Limits {
 	return l
 }
 
+// QueryDeadline is how long a query of the caller may take in all.
+func (i *Instance) QueryDeadline(caller Caller) time.Duration {
+	return time.Duration(i.limits(caller.Role).Seconds) * time.Second
+}
+
 // QueryFormat is the encoding of a query's answer.
 type QueryFormat = query.Format
 

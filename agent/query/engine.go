@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"os"
 	"runtime"
 	"slices"
@@ -19,6 +20,9 @@ import (
 	"time"
 
 	duckdb "github.com/duckdb/duckdb-go-bindings"
+	"golang.org/x/sys/unix"
+
+	"github.com/keboola/agnes-the-ai-analyst/internal/problem"
 )
 
 // Options bound an Engine.
@@ -38,6 +42,7 @@ type Engine struct {
 	closed    bool
 	idle      []*process // bound, least recently used first
 	blank     []*process // not bound yet
+	starting  int        // of the next blank ones
 	newest    int64      // generation
 	isolation string
 	spawning  sync.WaitGroup
@@ -57,13 +62,16 @@ func New(_ context.Context, opt Options) (*Engine, error) {
 	if opt.Log == nil {
 		opt.Log = slog.New(slog.DiscardHandler)
 	}
+	// A descriptor that some library left inheritable must not reach a worker.
+	_ = unix.CloseRange(3, math.MaxInt32, unix.CLOSE_RANGE_CLOEXEC) // kernels before 5.11 cannot
 	return &Engine{opt: opt, queue: newQueue(opt.Workers), isolation: "no query has run yet"}, nil
 }
 
 // Warm starts spare workers, so that the first statement does not wait for one.
 func (e *Engine) Warm() { e.refill() }
 
-// Close ends all workers, and what they run with them.
+// Close ends the workers that wait. Those that run a statement end with it, so
+// the caller lets requests finish first.
 func (e *Engine) Close() error {
 	e.mu.Lock()
 	e.closed = true
@@ -170,7 +178,8 @@ func (e *Engine) worker(ctx context.Context, req Request) (*process, error) {
 	if p == nil {
 		var err error
 		if p, err = spawn(e.opt.Command); err != nil {
-			return nil, err
+			return nil, problem.Wrap(err, problem.Unavailable, "No process could be started for the query.",
+				"Try again in a moment; the instance's machine may be short of memory or processes.").WithCode("no_worker")
 		}
 	}
 	if err := p.bind(ctx, bindMessage{Views: req.Views, MemoryBytes: e.opt.MemoryBytes, Sandbox: true}); err != nil {
@@ -190,13 +199,17 @@ func (e *Engine) take(key string) *process {
 	for i := len(e.idle) - 1; i >= 0; i-- {
 		if p := e.idle[i]; p.key == key {
 			e.idle = slices.Delete(e.idle, i, i+1)
-			return p
+			if !p.ended() {
+				return p
+			}
 		}
 	}
-	if n := len(e.blank); n > 0 {
+	for n := len(e.blank); n > 0; n-- {
 		p := e.blank[n-1]
 		e.blank = e.blank[:n-1]
-		return p
+		if !p.ended() {
+			return p
+		}
 	}
 	return nil
 }
@@ -246,18 +259,24 @@ const spares = 2
 func (e *Engine) refill() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.closed || len(e.blank) >= spares {
+	if e.closed || len(e.blank)+e.starting >= spares {
 		return
 	}
+	e.starting++
 	e.spawning.Go(func() {
 		p, err := spawn(e.opt.Command)
+		defer func() {
+			e.mu.Lock()
+			defer e.mu.Unlock()
+			e.starting--
+		}()
 		if err != nil {
 			e.opt.Log.Error("A query worker could not be started.", "error", err)
 			return
 		}
 		e.mu.Lock()
 		defer e.mu.Unlock()
-		if e.closed || len(e.blank) >= spares {
+		if e.closed {
 			p.kill()
 			return
 		}

@@ -19,7 +19,7 @@ import (
 	"github.com/keboola/agnes-the-ai-analyst/internal/problem"
 )
 
-// A randTable's cells are marked, so that any of them is recognised wherever
+// A randTable's cells are marked, so that any of them is recognized wherever
 // it shows up.
 type randTable struct {
 	view    query.View

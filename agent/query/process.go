@@ -32,7 +32,8 @@ type process struct {
 	out     *bufio.Writer
 	stream  *os.File // Parquet comes out here
 	buf     []byte
-	nice    int
+	mu      sync.Mutex
+	nice    int           // guarded by mu
 	spent   bool          // may not be used again
 	done    chan struct{} // closed when the process has ended and was reaped
 	end     sync.Once
@@ -94,8 +95,7 @@ func (p *process) send(kind frameKind, message any) error {
 
 // bind tells the worker what it may see.
 func (p *process) bind(ctx context.Context, m bindMessage) error {
-	stop := context.AfterFunc(ctx, p.kill)
-	defer stop()
+	defer context.AfterFunc(ctx, p.kill)()
 	if err := p.send(frameBind, m); err != nil {
 		return fmt.Errorf("bind a worker: %w", err)
 	}
@@ -158,14 +158,36 @@ func (e *sinkError) Unwrap() error { return e.err }
 // must not be used again.
 func (p *process) query(ctx context.Context, m queryMessage, a *answer) (endMessage, error) {
 	stop := context.AfterFunc(ctx, p.kill)
-	defer stop()
 	slow := time.AfterFunc(longAfter, p.demote)
-	defer slow.Stop()
+	copying := &streamCopy{done: make(chan struct{})}
+	end, err := p.converse(m, a, copying)
+	slow.Stop()
+	if !stop() {
+		p.spent = true // it is being killed, whatever it has answered
+	}
+	if copying.started {
+		if err != nil {
+			p.kill() // which ends the stream
+		}
+		<-copying.done // nothing may touch the answer from here on
+		if copying.err != nil && !errors.Is(copying.err, os.ErrClosed) {
+			err = copying.err // what made the worker fail
+		}
+	}
+	return end, err
+}
+
+// streamCopy is a Parquet answer on its way.
+type streamCopy struct {
+	started bool
+	done    chan struct{}
+	err     error // set when done is closed
+}
+
+func (p *process) converse(m queryMessage, a *answer, copying *streamCopy) (endMessage, error) {
 	if err := p.send(frameQuery, m); err != nil {
 		return endMessage{}, err
 	}
-	copied := make(chan error, 1)
-	streaming := m.Format == Parquet
 	for {
 		kind, payload, err := readFrame(p.in, p.buf)
 		p.buf = payload
@@ -179,9 +201,12 @@ func (p *process) query(ctx context.Context, m queryMessage, a *answer) (endMess
 				return endMessage{}, err
 			}
 			a.head = Columns{Names: head.Columns, Types: head.Types, Tables: head.Tables}
-			if streaming {
-				p.spent = true
-				go func() { copied <- p.copyStream(a, m.MaxBytes) }()
+			if m.Format == Parquet && !copying.started {
+				p.spent, copying.started = true, true
+				go func() {
+					defer close(copying.done)
+					copying.err = p.copyStream(a, m.MaxBytes)
+				}()
 			}
 		case frameData:
 			if err := a.write(payload); err != nil {
@@ -198,14 +223,11 @@ func (p *process) query(ctx context.Context, m queryMessage, a *answer) (endMess
 			if err := json.Unmarshal(payload, &end); err != nil {
 				return endMessage{}, err
 			}
-			if !streaming {
+			if !copying.started {
 				return end, a.open()
 			}
 			// The worker ends with its connection, and its stream with it.
-			if err := unix.Shutdown(int(p.control.Fd()), unix.SHUT_WR); err != nil {
-				return end, err
-			}
-			return end, <-copied
+			return end, unix.Shutdown(int(p.control.Fd()), unix.SHUT_WR)
 		default:
 			return endMessage{}, fmt.Errorf("an unexpected frame %q", kind)
 		}
@@ -236,20 +258,30 @@ func (p *process) copyStream(a *answer, most int64) error {
 }
 
 // demote makes a statement that takes long give way to all others.
-func (p *process) demote() {
-	if unix.Setpriority(unix.PRIO_PGRP, p.cmd.Process.Pid, longNice) == nil {
-		p.nice = longNice
-	}
-}
+func (p *process) demote() { p.setNice(longNice) }
 
 // refresh undoes a demotion, which only root may; otherwise the worker is spent.
 func (p *process) refresh() {
-	if p.nice == freshNice {
-		return
-	}
-	if unix.Setpriority(unix.PRIO_PGRP, p.cmd.Process.Pid, freshNice) != nil {
+	if !p.setNice(freshNice) {
 		p.spent = true
-		return
 	}
-	p.nice = freshNice
+}
+
+func (p *process) setNice(nice int) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.nice != nice && unix.Setpriority(unix.PRIO_PGRP, p.cmd.Process.Pid, nice) == nil {
+		p.nice = nice
+	}
+	return p.nice == nice
+}
+
+// ended reports whether the process is gone.
+func (p *process) ended() bool {
+	select {
+	case <-p.done:
+		return true
+	default:
+		return false
+	}
 }

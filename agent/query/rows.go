@@ -381,7 +381,11 @@ func appendTimeTZ(buf []byte, v uint64) []byte {
 		sign, offset = '-', -offset
 	}
 	buf = append2(append(buf, sign), offset/3600)
-	return append2(append(buf, ':'), offset/60%60)
+	buf = append2(append(buf, ':'), offset/60%60)
+	if offset%60 != 0 {
+		buf = append2(append(buf, ':'), offset%60)
+	}
+	return buf
 }
 
 func appendTimestamp(buf []byte, v int64, digits int, zone string) []byte {

@@ -152,7 +152,7 @@ func newStage(t *testing.T) *stage {
 }
 
 // writeTable writes an uncompressed table, so that a value in its file is
-// recognised in whatever shape it leaves.
+// recognized in whatever shape it leaves.
 func writeTable(t testing.TB, dir, name, sqlText string) query.View {
 	t.Helper()
 	db, err := duck.Open(context.Background(), duck.Memory, duck.Options{Threads: 1})

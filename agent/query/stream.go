@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	duckdb "github.com/duckdb/duckdb-go-bindings"
@@ -235,8 +236,10 @@ func (o *output) flush() error {
 	if o.left > 0 && o.sent > o.left {
 		return answerTooLarge(o.left)
 	}
-	if err := writeFrame(o.w, frameData, o.buf); err != nil {
-		return &connectionError{err}
+	for part := range slices.Chunk(o.buf, dataSize) { // one value may fill many frames
+		if err := writeFrame(o.w, frameData, part); err != nil {
+			return &connectionError{err}
+		}
 	}
 	o.buf = o.buf[:0]
 	return nil
@@ -262,10 +265,20 @@ func (w *worker) encoder(m queryMessage, head startMessage, types []duckdb.Logic
 				fmt.Sprintf("Cast it: %s::VARCHAR.", duck.Ident(head.Columns[i]))).WithCode("invalid_sql")
 		}
 		t.columns = append(t.columns, c)
-		t.text = append(t.text, head.Types[i] == "VARCHAR")
+		t.text = append(t.text, mayBeEmpty(typ))
 		t.names = append(t.names, append(appendString(nil, head.Columns[i]), ':'))
 	}
 	return t, nil
+}
+
+// mayBeEmpty reports whether a type has a value without any text, which CSV has
+// to tell from NULL.
+func mayBeEmpty(t duckdb.LogicalType) bool {
+	switch duckdb.GetTypeId(t) {
+	case duckdb.TypeVarchar, duckdb.TypeBlob, duckdb.TypeEnum, duckdb.TypeBit:
+		return true
+	}
+	return false
 }
 
 // textEncoder writes JSON, NDJSON and CSV.
@@ -274,7 +287,7 @@ type textEncoder struct {
 	format  Format
 	head    startMessage
 	columns []*column
-	text    []bool   // the column is VARCHAR, where CSV tells empty from NULL
+	text    []bool   // the column may hold empty text, which CSV tells from NULL
 	names   [][]byte // quoted, with a colon
 	size    int      // rows of the chunk at hand
 	first   bool
@@ -381,6 +394,24 @@ func (t *textEncoder) end() error {
 	return nil
 }
 
+// withoutEnd cuts off the semicolons that end a statement, with what stands
+// behind them. The syntax tree tells them from those in text and comments.
+func (w *worker) withoutEnd(sql string) (string, error) {
+	whole, err := w.tree(sql)
+	if err != nil {
+		return "", err
+	}
+	for at := range len(sql) {
+		if sql[at] != ';' {
+			continue
+		}
+		if before, err := w.tree(sql[:at]); err != nil || before == whole {
+			return sql[:at], err
+		}
+	}
+	return sql, nil
+}
+
 // runParquet lets DuckDB write the answer into the stream, which the server
 // reads until this process ends.
 func (w *worker) runParquet(m queryMessage, tables []string) (endMessage, error) {
@@ -390,7 +421,10 @@ func (w *worker) runParquet(m queryMessage, tables []string) (endMessage, error)
 	}
 	// The gate has proved that the text is one query; the line breaks keep a
 	// trailing comment from swallowing the bracket.
-	sql := strings.TrimRight(strings.TrimSpace(m.SQL), "; \t\r\n")
+	sql, err := w.withoutEnd(m.SQL)
+	if err != nil {
+		return endMessage{}, err
+	}
 	stmt, err := w.prepare(fmt.Sprintf("COPY (SELECT * FROM (\n%s\n)%s) TO '%s' (FORMAT parquet, COMPRESSION zstd, USE_TMP_FILE false)", sql, limit, streamPath()), m.Params)
 	if err != nil {
 		return endMessage{}, err

@@ -227,8 +227,14 @@ type connectionError struct{ err error }
 
 func (e *connectionError) Error() string { return e.err.Error() }
 
+// maxMessage bounds a message: DuckDB repeats values in it, however long.
+const maxMessage = 4 << 10
+
 func asWorkerError(err error) *workerError {
 	if e, ok := errors.AsType[*workerError](err); ok {
+		if len(e.Message) > maxMessage {
+			e.Message = strings.ToValidUTF8(e.Message[:maxMessage], "") + "…"
+		}
 		return e
 	}
 	if p, ok := errors.AsType[*problem.Error](err); ok {

@@ -39,8 +39,8 @@ type mediaType struct {
 // nothing in it can.
 func negotiate(accept string) mediaType {
 	for part := range strings.SplitSeq(accept, ",") {
-		name, _, err := mime.ParseMediaType(part)
-		if err != nil {
+		name, params, err := mime.ParseMediaType(part)
+		if q := strings.Trim(params["q"], "0."); err != nil || (params["q"] != "" && q == "") {
 			continue
 		}
 		for _, m := range media() {
@@ -84,6 +84,8 @@ func (s *Server) answerQuery(_ context.Context, caller agent.Caller, in *queryIn
 func (s *Server) streamQuery(c echo.Context, caller agent.Caller, req api.QueryRequest, m mediaType) {
 	began := time.Now()
 	w := c.Response()
+	// A caller who stops reading is cut off soon after the query's own deadline.
+	_ = http.NewResponseController(w).SetWriteDeadline(began.Add(s.opt.Instance.QueryDeadline(caller) + 5*time.Second))
 	started := false
 	sum, err := s.opt.Instance.Query(c.Request().Context(), caller, req, m.format, func() (io.Writer, error) {
 		started = true
