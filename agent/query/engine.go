@@ -123,7 +123,7 @@ func (e *Engine) Run(ctx context.Context, req Request, start func(Columns) (io.W
 	}
 	leave, err := e.queue.enter(ctx, req.User, req.Concurrent)
 	if err != nil {
-		return Summary{}, explain(ctx, req, err)
+		return Summary{}, explainWait(ctx, req, err)
 	}
 	defer leave()
 	waited := time.Since(began)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 	"unicode/utf8"
 
 	duckdb "github.com/duckdb/duckdb-go-bindings"
@@ -30,6 +31,22 @@ func checkText(sql string) error {
 func answerTooLarge(most int64) error {
 	return problem.New(problem.TooLarge, fmt.Sprintf("The answer is larger than %d bytes.", most),
 		"Select fewer columns or rows, or aggregate.").WithCode("answer_too_large")
+}
+
+func tooManyWaiting() error {
+	p := problem.New(problem.RateLimited, fmt.Sprintf("%d of your queries wait for their turn already, which is as many as may.", mostWaiting),
+		"Send the next one when some have been answered; limits.concurrent of GET /api/health/details says how many run at once.").WithCode("too_many_queries")
+	p.RetryAfter = 5 * time.Second
+	return p
+}
+
+// explainWait is explain for a statement that never ran.
+func explainWait(ctx context.Context, req Request, err error) error {
+	if errors.Is(context.Cause(ctx), errDeadline) {
+		return problem.Wrap(err, problem.Timeout, fmt.Sprintf("The query did not get its turn within %s.", req.Timeout),
+			"Send it again when others have ended; limits.concurrent of GET /api/health/details says how many of yours run at once.").WithCode("query_timeout")
+	}
+	return explain(ctx, req, err)
 }
 
 // fatal reports whether the worker's DuckDB must not be used again.

@@ -24,14 +24,23 @@ type ticket struct {
 	granted chan struct{} // closed when it may run
 }
 
+// mostWaiting is how many statements of one user may wait: more than people and
+// programs have use for, few enough that their texts fit into memory.
+const mostWaiting = 500
+
 func newQueue(size int) *queue {
 	return &queue{free: size, size: size, running: make(map[string]int), lines: make(map[string][]*ticket)}
 }
 
-// enter waits for a place. leave gives it back.
+// enter waits for a place. leave gives it back. A user whose line is too long
+// already is refused.
 func (q *queue) enter(ctx context.Context, user string, most int) (leave func(), err error) {
 	t := &ticket{user: user, most: most, granted: make(chan struct{})}
 	q.mu.Lock()
+	if len(q.lines[user]) >= mostWaiting {
+		q.mu.Unlock()
+		return nil, tooManyWaiting()
+	}
 	if len(q.lines[user]) == 0 {
 		q.turns = append(q.turns, user)
 	}
