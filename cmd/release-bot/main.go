@@ -1,8 +1,11 @@
-// Command release-bot will be the release workflow's helper: it claims
-// versions, publishes and promotes images, and judges breaking changes.
+// Command release-bot releases Agnes images: it claims version numbers, points
+// tags at digests, keeps the ledger of verdicts and deprecations, rolls back,
+// and prunes what nobody can need any more.
 //
-// So far it tells its own build. Each verb is registered when it works, and not
-// before, so that --help never promises what cannot be run.
+// It runs as a GitHub Action and as a command line, and holds no state: a verb
+// can be run again at any point and then converges. Each verb is a function that
+// returns its cobra command; app holds what they share: the surroundings, the
+// places outside (refs, registry, forge) and the one way to answer.
 package main
 
 import (
@@ -29,20 +32,26 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdin i
 }
 
 func newRoot(env cli.Env) *cobra.Command {
+	a := &app{env: env}
 	root := &cobra.Command{
 		Use:   "release-bot",
 		Short: "Release Agnes images",
-		Long: `release-bot releases Agnes images.
+		Long: `release-bot releases Agnes images: every merge to main is a version.
 
-This build tells its own version and nothing else yet. Planned, and not to be
-called before they are listed below: claiming versions (version next, claim,
-list), tags, publish, promote, verdict, deprecate, rollback, prune, restore, and
-the breaking-change check (check, gate, notes).`,
-		Example: `  release-bot version
+Claims and the ledger are git refs: of the GitHub repository that --repo names,
+or of any git remote by --git. Images are those of --registry. Every verb can be
+run again after an interruption and ends the same.
+
+Environment: GITHUB_TOKEN, GITHUB_REPOSITORY, GITHUB_API_URL, GITHUB_SHA and
+GITHUB_REF are defaults of the flags; with GITHUB_OUTPUT and GITHUB_STEP_SUMMARY
+the answer is written there, too.`,
+		Example: `  release-bot version claim --git . --channel dev --commit "$(git rev-parse HEAD)"
+  release-bot tags --channel stable --version 2026.04.3 --commit "$(git rev-parse HEAD)"
   release-bot version -o json`,
 	}
+	a.flags(root.PersistentFlags())
 	root.AddCommand(
-		cli.VersionCommand(env),
+		newVersion(a),
 		cli.CompletionCommand(env),
 		cli.TreeCommand(env),
 		cli.DocsCommand(env),

@@ -1,0 +1,51 @@
+package release
+
+import (
+	"context"
+	"time"
+)
+
+// Refs is a git repository's refs: the only compare-and-set that every forge
+// has. Refs are created and never moved or deleted here.
+type Refs interface {
+	// Create writes an annotated tag object and points refs/tags/NAME and every
+	// ref of also at it, where none of them exists. A technology that can do so
+	// creates all or none; another creates in order and stops at the first that
+	// exists. The error wraps ErrExists and is a *RefError when a ref exists,
+	// wraps ErrUncertain when the outcome is unknown, and ErrNotFound when the
+	// repository does not have t.Commit.
+	Create(ctx context.Context, t Tag, also ...string) (Tag, error)
+	// Find returns the tag object that a full ref name points at, or ErrNotFound.
+	Find(ctx context.Context, ref string) (Tag, error)
+	// List returns all refs whose full name begins with prefix, such as
+	// refs/tags/2026.04., in no order. It may lag behind Create by seconds on a
+	// forge that replicates; Find does not.
+	List(ctx context.Context, prefix string) ([]Ref, error)
+	// Read returns the tag objects of refs that List gave, in the same order.
+	// Over a forge's API each one that was not read before costs a request.
+	Read(ctx context.Context, refs []Ref) ([]Tag, error)
+}
+
+// Ref is a name and the object that it points at.
+type Ref struct {
+	Name string // full: refs/tags/2026.04.3
+	ID   string // of the tag object
+}
+
+// Tag is an annotated tag: a claim or an entry of the ledger.
+type Tag struct {
+	ID      string    // of the tag object; set by Refs
+	Name    string    // below refs/tags/: 2026.04.3, deprecated/2026.04.3
+	Commit  string    // what it points at
+	Message string    // a subject line, an empty line, trailers
+	At      time.Time // the tagger's time; whole seconds, UTC
+}
+
+// RefError says which ref exists.
+type RefError struct{ Ref string }
+
+// Error names the ref.
+func (e *RefError) Error() string { return e.Ref + " " + ErrExists.Error() }
+
+// Unwrap makes it an ErrExists.
+func (e *RefError) Unwrap() error { return ErrExists }
