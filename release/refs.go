@@ -15,7 +15,13 @@ type Refs interface {
 	// wraps ErrUncertain when the outcome is unknown, and ErrNotFound when the
 	// repository does not have t.Commit.
 	Create(ctx context.Context, t Tag, also ...string) (Tag, error)
+	// Point creates one more ref at a tag object that Create, Find or Read gave:
+	// it mends what an interrupted Create left. Errors are those of Create; a ref
+	// that points at this very object already exists, too.
+	Point(ctx context.Context, ref string, t Tag) error
 	// Find returns the tag object that a full ref name points at, or ErrNotFound.
+	// A ref that points at a commit directly, as a person's `git tag` makes it,
+	// gives a Tag with that commit as ID and Commit, without message and time.
 	Find(ctx context.Context, ref string) (Tag, error)
 	// List returns all refs whose full name begins with prefix, such as
 	// refs/tags/2026.04., in no order. It may lag behind Create by seconds on a
@@ -28,8 +34,9 @@ type Refs interface {
 
 // Ref is a name and the object that it points at.
 type Ref struct {
-	Name string // full: refs/tags/2026.04.3
-	ID   string // of the tag object
+	Name   string // full: refs/tags/2026.04.3
+	ID     string // of the tag object
+	Commit string // what the object points at, where the listing tells it; otherwise nothing
 }
 
 // Tag is an annotated tag: a claim or an entry of the ledger.
