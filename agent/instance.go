@@ -36,6 +36,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/keboola/agnes-the-ai-analyst/agent/analytics"
+	"github.com/keboola/agnes-the-ai-analyst/agent/api"
 	"github.com/keboola/agnes-the-ai-analyst/agent/auth"
 	"github.com/keboola/agnes-the-ai-analyst/agent/query"
 	"github.com/keboola/agnes-the-ai-analyst/agent/settings"
@@ -83,7 +84,8 @@ type Options struct {
 	Build   buildinfo.Info
 	Log     *slog.Logger
 
-	QueryWorker []string // command of a query worker; this program's own when empty
+	QueryWorker []string                                          // command of a query worker; this program's own when empty
+	QueryLimits func(role string, standard api.Limits) api.Limits // what a role's queries may use; the standard when nil
 }
 
 // Instance is a running instance. It is safe for concurrent use.

@@ -35,6 +35,9 @@ func (i *Instance) limits(role string) api.Limits {
 	if role == api.RoleAdmin {
 		l.Seconds, l.Concurrent = 300, max(1, i.query.Workers()-1)
 	}
+	if adjust := i.opt.QueryLimits; adjust != nil {
+		l = adjust(role, l)
+	}
 	return l
 }
 
@@ -129,6 +132,9 @@ func queryEntry(caller Caller, sql string, format QueryFormat, tables []string, 
 		}
 		if known && p.Kind == problem.Forbidden {
 			e.Outcome = state.OutcomeDenied
+		}
+		if errors.Is(err, context.Canceled) {
+			e.Detail["code"] = "caller_gone"
 		}
 	}
 	return e

@@ -125,11 +125,13 @@ type world struct {
 	instance *agent.Instance
 	url      string
 	log      *bytes.Buffer
+	logs     *lockedWriter // over log
 }
 
 type worldOptions struct {
 	dir    string
 	env    map[string]string
+	limits func(role string, standard api.Limits) api.Limits
 	server server.Options
 }
 
@@ -143,7 +145,8 @@ func newWorld(t *testing.T, opts ...func(*worldOptions)) *world {
 		"orders":    "SELECT range AS id, range % 10 AS customer_id FROM range(100)",
 		"customers": "SELECT range AS id, 'customer ' || range AS name FROM range(10)",
 	}}}
-	log := slog.New(slog.NewTextHandler(&lockedWriter{w: w.log}, nil))
+	w.logs = &lockedWriter{w: w.log}
+	log := slog.New(slog.NewTextHandler(w.logs, nil))
 	in, err := agent.Open(t.Context(), agent.Options{
 		Inputs: settings.Inputs{Flags: map[string]string{settings.DataDir: o.dir}, Getenv: func(k string) string { return o.env[k] }},
 		Sources: map[string]agent.OpenSource{
@@ -151,6 +154,8 @@ func newWorld(t *testing.T, opts ...func(*worldOptions)) *world {
 		},
 		Build: buildinfo.Info{Version: "2026.04.3", Channel: "stable", Commit: "abc1234", Go: "go"},
 		Log:   log,
+
+		QueryLimits: o.limits,
 	})
 	if err != nil {
 		t.Fatal(err)

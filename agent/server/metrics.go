@@ -2,7 +2,6 @@ package server
 
 import (
 	"log/slog"
-	"net/http"
 	"strconv"
 	"time"
 
@@ -44,28 +43,36 @@ func newMetrics(in *agent.Instance) *metrics {
 	return m
 }
 
+// aborted is the status, in metrics and log, of a request whose connection was
+// cut instead of answered to the end.
+const aborted = "aborted"
+
 // observe counts and logs every request, by route and never by address or body.
 func (s *Server) observe(next echo.HandlerFunc) echo.HandlerFunc {
 	return func(c echo.Context) error {
-		start := time.Now()
-		err := next(c)
-		if err != nil {
+		start, status := time.Now(), aborted
+		defer func() { s.record(c, status, time.Since(start)) }() // also when http.ErrAbortHandler passes
+		if err := next(c); err != nil {
 			c.Error(err)
 		}
-		took, status, route := time.Since(start), c.Response().Status, c.Path()
-		if route == "" {
-			route = "unmatched"
-		}
-		s.metrics.requests.WithLabelValues(route, c.Request().Method, strconv.Itoa(status)).Inc()
-		s.metrics.seconds.WithLabelValues(route).Observe(took.Seconds())
-		level := slog.LevelDebug
-		if status >= http.StatusInternalServerError {
-			level = slog.LevelWarn
-		}
-		s.opt.Log.Log(c.Request().Context(), level, "request", "method", c.Request().Method, "route", route, "status", status,
-			"took", took, "request_id", c.Response().Header().Get(echo.HeaderXRequestID))
+		status = strconv.Itoa(c.Response().Status)
 		return nil
 	}
+}
+
+func (s *Server) record(c echo.Context, status string, took time.Duration) {
+	route := c.Path()
+	if route == "" {
+		route = "unmatched"
+	}
+	s.metrics.requests.WithLabelValues(route, c.Request().Method, status).Inc()
+	s.metrics.seconds.WithLabelValues(route).Observe(took.Seconds())
+	level := slog.LevelDebug
+	if status >= "500" && status != aborted {
+		level = slog.LevelWarn
+	}
+	s.opt.Log.Log(c.Request().Context(), level, "request", "method", c.Request().Method, "route", route, "status", status,
+		"took", took, "request_id", c.Response().Header().Get(echo.HeaderXRequestID))
 }
 
 // serveMetrics answers signed-in users and this machine itself.

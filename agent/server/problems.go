@@ -125,12 +125,15 @@ func (s *Server) handleError(err error, c echo.Context) {
 	}
 	p := toWire(err)
 	s.logProblem(c, err)
-	body, err := json.Marshal(p)
-	if err != nil {
+	body, failed := json.Marshal(p)
+	if failed != nil {
 		body = []byte(`{}`)
 	}
 	if c.Request().Method == http.MethodHead {
 		body = nil
+	}
+	if wait := retryAfter(err); wait != "" {
+		c.Response().Header().Set(echo.HeaderRetryAfter, wait)
 	}
 	if err := c.Blob(p.Status, problemType, body); err != nil {
 		s.opt.Log.Debug("A problem could not be sent.", "error", err)
@@ -171,10 +174,18 @@ func (s *Server) logPanic(c echo.Context, err error, stack []byte) error {
 // that its kind asks for.
 func asResponse(err error) error {
 	p := toWire(err)
-	if wait := problem.As(err).RetryAfter; wait > 0 {
-		return huma.ErrorWithHeaders(p, http.Header{"Retry-After": {strconv.Itoa(int(math.Ceil(wait.Seconds())))}})
+	if wait := retryAfter(err); wait != "" {
+		return huma.ErrorWithHeaders(p, http.Header{echo.HeaderRetryAfter: {wait}})
 	}
 	return p
+}
+
+// retryAfter is the header's value in whole seconds, or empty.
+func retryAfter(err error) string {
+	if wait := problem.As(err).RetryAfter; wait > 0 {
+		return strconv.Itoa(int(math.Ceil(wait.Seconds())))
+	}
+	return ""
 }
 
 // formats are the body formats: strict JSON, without HTML escaping. Go's

@@ -1,12 +1,16 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
+	"log/slog"
 	"mime"
 	"net/http"
 	"reflect"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -35,21 +39,47 @@ type mediaType struct {
 	format agent.QueryFormat
 }
 
-// negotiate picks the first type in Accept that can be served; JSON where
-// nothing in it can.
+// negotiate picks the type that an Accept header likes best (RFC 9110, 12.5.1).
+// Of several that it likes alike, the one it names wins over those that its
+// wildcards take in, and then the one it names first. Where it likes none that
+// can be served, JSON.
 func negotiate(accept string) mediaType {
-	for part := range strings.SplitSeq(accept, ",") {
-		name, params, err := mime.ParseMediaType(part)
-		if q := strings.Trim(params["q"], "0."); err != nil || (params["q"] != "" && q == "") {
-			continue
-		}
-		for _, m := range media() {
-			if m.name == name {
-				return m
-			}
+	best, top := media()[0], liking{}
+	for _, m := range media() {
+		if l := likingOf(accept, m.name); l.q > 0 && l.exceeds(top) {
+			best, top = m, l
 		}
 	}
-	return media()[0]
+	return best
+}
+
+// liking is how much an Accept header likes a type.
+type liking struct {
+	q     float64 // 0 to 1
+	close int     // how closely it names the type: 0 any, 1 the group, 2 the type itself
+	at    int     // position in the header
+}
+
+func (l liking) exceeds(other liking) bool {
+	return cmp.Or(cmp.Compare(l.q, other.q), cmp.Compare(l.close, other.close), cmp.Compare(other.at, l.at)) > 0
+}
+
+// likingOf is what the closest entry of an Accept header says of a type.
+func likingOf(accept, name string) liking {
+	group, _, _ := strings.Cut(name, "/")
+	l := liking{close: -1}
+	for at, part := range strings.Split(accept, ",") {
+		pattern, params, err := mime.ParseMediaType(part)
+		fit := slices.Index([]string{"*/*", group + "/*", name}, pattern)
+		if err != nil || fit <= l.close {
+			continue
+		}
+		l = liking{q: 1, close: fit, at: at}
+		if text, ok := params["q"]; ok {
+			l.q, _ = strconv.ParseFloat(text, 64) // 0 for what is no number
+		}
+	}
+	return l
 }
 
 type queryInput struct {
@@ -72,9 +102,9 @@ func (s *Server) queryOperation(op huma.Operation) huma.Operation {
 }
 
 func (s *Server) answerQuery(_ context.Context, caller agent.Caller, in *queryInput) (*huma.StreamResponse, error) {
-	m := negotiate(in.Accept)
 	return &huma.StreamResponse{Body: func(hctx huma.Context) {
-		s.streamQuery(humaecho.Unwrap(hctx), caller, in.Body, m)
+		c := humaecho.Unwrap(hctx)
+		s.streamQuery(c, caller, in.Body, negotiate(strings.Join(c.Request().Header.Values("Accept"), ",")))
 	}}, nil
 }
 
@@ -94,9 +124,14 @@ func (s *Server) streamQuery(c echo.Context, caller agent.Caller, req api.QueryR
 		w.WriteHeader(http.StatusOK)
 		return w, nil
 	})
+	gone := c.Request().Context().Err() != nil
 	switch {
-	case err != nil && started:
-		s.opt.Log.Warn("An answer broke off.", "format", m.format, "error", err)
+	case err != nil && (started || gone):
+		level := slog.LevelWarn
+		if gone {
+			level = slog.LevelDebug // the caller's own doing
+		}
+		s.opt.Log.Log(c.Request().Context(), level, "An answer broke off.", "format", m.format, "caller_gone", gone, "error", err)
 		panic(http.ErrAbortHandler)
 	case err != nil:
 		s.handleError(err, c)
