@@ -36,7 +36,7 @@ type Refs interface {
 type Ref struct {
 	Name   string // full: refs/tags/2026.04.3
 	ID     string // of the tag object
-	Commit string // what the object points at, where the listing tells it; otherwise nothing
+	Commit string // what the object points at, where the listing tells it; ID itself for a ref at a commit
 }
 
 // Tag is an annotated tag: a claim or an entry of the ledger.
