@@ -114,17 +114,15 @@ func ParseTag(tag string) ParsedTag {
 	if m := referrerTag.FindStringSubmatch(tag); m != nil {
 		return ParsedTag{Kind: TagReferrer, Subject: "sha256:" + m[1]}
 	}
-	word, rest, cut := strings.Cut(tag, "-")
-	if !cut {
-		word, rest = "", tag
+	if v, err := ParseVersion(tag); err == nil {
+		return ParsedTag{Kind: TagNumber, Version: v}
 	}
+	word, rest, _ := strings.Cut(tag, "-")
 	v, err := ParseVersion(rest)
 	if err != nil {
 		return ParsedTag{Kind: TagForeign}
 	}
 	switch word {
-	case "":
-		return ParsedTag{Kind: TagNumber, Version: v}
 	case string(Dev), string(Stable):
 		return ParsedTag{Kind: TagVersion, Channel: Channel(word), Version: v}
 	case "confirmed":

@@ -94,8 +94,9 @@ func plant(t *testing.T, path, ref, commit string) {
 func serveHTTP(t *testing.T, folder, password string) (url string) {
 	t.Helper()
 	backend := &cgi.Handler{
-		Path: filepath.Join(git(t, ".", "--exec-path"), "git-http-backend"),
-		Env:  []string{"GIT_PROJECT_ROOT=" + folder, "GIT_HTTP_EXPORT_ALL=1", "GIT_CONFIG_GLOBAL=/dev/null", "REMOTE_USER=t"},
+		Path:   filepath.Join(git(t, ".", "--exec-path"), "git-http-backend"),
+		Stderr: io.Discard,
+		Env:    []string{"GIT_PROJECT_ROOT=" + folder, "GIT_HTTP_EXPORT_ALL=1", "GIT_CONFIG_GLOBAL=/dev/null", "REMOTE_USER=t"},
 	}
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if _, got, _ := r.BasicAuth(); got != password {

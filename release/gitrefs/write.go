@@ -147,9 +147,10 @@ func (r *Refs) rejected(ctx context.Context, report *packp.ReportStatus, said, c
 	for _, ref := range list {
 		at[ref.Name] = true
 	}
-	for _, ref := range refs {
-		if at[ref] {
-			return r.exists(ref)
+	for _, c := range report.CommandStatuses {
+		// A server's rule against one ref may leave the others created, atomic or not.
+		if c.Error() != nil && at[c.ReferenceName.String()] {
+			return r.exists(c.ReferenceName.String())
 		}
 	}
 	return r.refusal(report, said, commit, refs)
