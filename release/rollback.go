@@ -1,0 +1,289 @@
+package release
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/keboola/agnes-the-ai-analyst/internal/problem"
+)
+
+// rollback is one run of Rollback.
+type rollback struct {
+	*Publisher
+	out    Withdrawn
+	failed Version
+	wanted Version // by the caller; zero: the best one
+	reason string
+
+	claim    Claim
+	image    Manifest // of the failed version; zero when it is not in the registry
+	shelf    shelf
+	known    book
+	at       string  // digest of :stable before
+	newer    Version // what :stable is at, when that is neither the failed version nor unknown
+	target   Version // what :stable goes back to
+	manifest Manifest
+	noTarget error
+}
+
+// Rollback takes a failed stable version back. :stable is restored first,
+// because every minute it is wrong instances may pull it; the ledger and the tag
+// deprecated-V come second, the alert third. :stable is only touched when it
+// points at the failed image or does not exist, and never goes to a version
+// that failed, is deprecated, or is not complete in the registry. Where no good
+// version exists, it stays, everything else is done, and the error is
+// problem.Refused.
+func (p *Publisher) Rollback(ctx context.Context, failed, to Version, reason string) (Withdrawn, error) {
+	r := rollback{
+		Publisher: p, failed: failed, wanted: to, reason: cmp.Or(strings.TrimSpace(reason), "Failed after release."),
+		out: Withdrawn{Failed: failed, DeprecatedTag: DeprecatedTag(failed), DryRun: p.DryRun},
+	}
+	ran, err := walk(ctx, []step{
+		{name: "look", run: r.look},
+		{name: "choose", run: r.choose},
+		{name: "restore", run: r.restore},
+		{name: "verdict", run: func(ctx context.Context) (outcome, error) { return r.record(ctx, failed, VerdictFail, r.reason) }},
+		{name: "ledger", run: func(ctx context.Context) (outcome, error) { return r.write(ctx, &r.out, r.reason) }},
+		{name: "tag", run: func(ctx context.Context) (outcome, error) { return r.markDeprecated(ctx, r.image, failed) }},
+		{name: "look again", run: r.lookAgain},
+		{name: "issue", run: r.alert, onward: true},
+		{name: "notify", run: r.notify, onward: true},
+	})
+	r.out.Steps = ran
+	return r.out, cmp.Or(err, r.noTarget)
+}
+
+func (r *rollback) look(ctx context.Context) (outcome, error) {
+	c, err := r.claimed(ctx, r.failed)
+	if err != nil {
+		return outcome{}, err
+	}
+	if c.Channel != Stable {
+		return outcome{}, problem.New(problem.Refused, fmt.Sprintf("expected a version of stable, found that %s is one of %s: nobody follows it in production", r.failed, c.Channel),
+			fmt.Sprintf("release-bot deprecate %s --reason …", r.failed))
+	}
+	r.claim = c
+	if r.known, err = r.book(ctx); err != nil {
+		return outcome{}, err
+	}
+	if r.shelf, err = r.Publisher.shelf(ctx, Stable); err != nil {
+		return outcome{}, err
+	}
+	if r.at, err = r.Registry.Digest(ctx, string(Stable)); err != nil && !errors.Is(err, ErrNotFound) {
+		return outcome{}, err
+	}
+	r.out.StableDigest = r.at
+	if r.image, err = r.published(ctx, c); err != nil {
+		return outcome{}, err
+	}
+	switch r.at {
+	case "":
+		return looked(":stable does not exist"), nil
+	case r.image.Digest:
+		return looked(":stable is at the failed version"), nil
+	}
+	v, ok, err := r.whose(ctx, Stable, r.shelf.versions, r.at)
+	if err != nil {
+		return outcome{}, err
+	}
+	if !ok {
+		return looked(":stable is at %s, which is none of the newest versions", r.at), nil
+	}
+	r.newer, r.out.Stable = v, v.String()
+	return looked(":stable is at %s", v), nil
+}
+
+// mustMove reports whether :stable has to be restored.
+func (r *rollback) mustMove() bool { return r.at == "" || r.at == r.image.Digest }
+
+// choose finds where to go: what the caller wants, or the newest stable version
+// below the failed one that nothing speaks against; above it only one that passed.
+func (r *rollback) choose(ctx context.Context) (outcome, error) {
+	if !r.wanted.IsZero() {
+		return r.chooseWanted(ctx)
+	}
+	var passedOver []string
+	for _, v := range r.shelf.versions {
+		if v == r.failed || v.Compare(r.failed) > 0 && r.known.verdicts[v] != VerdictPass {
+			continue
+		}
+		m, why, err := r.usable(ctx, v)
+		if err != nil {
+			return outcome{}, err
+		}
+		if why == "" {
+			r.target, r.manifest = v, m
+			break
+		}
+		passedOver = append(passedOver, v.String()+" "+why)
+	}
+	found := "found none"
+	if len(passedOver) > 0 {
+		found = "passed over " + strings.Join(passedOver[:min(5, len(passedOver))], ", ")
+	}
+	if !r.target.IsZero() {
+		return looked("%s is the newest good version; %s", r.target, found), nil
+	}
+	if r.mustMove() {
+		r.noTarget = problem.New(problem.Refused, fmt.Sprintf("expected a stable version to go back to, %s; :stable was left as it is", found),
+			fmt.Sprintf("release a fix, or name an older image's version: release-bot rollback --failed %s --to VERSION; see release-bot version list --channel stable", r.failed))
+	}
+	return skipped("there is no good version to go back to; %s", found), nil
+}
+
+func (r *rollback) chooseWanted(ctx context.Context) (outcome, error) {
+	why := "is the failed version itself"
+	if r.wanted != r.failed {
+		c, err := r.claimed(ctx, r.wanted)
+		if err != nil {
+			return outcome{}, err
+		}
+		if c.Channel != Stable {
+			why = "is a version of " + string(c.Channel)
+		} else if r.manifest, why, err = r.usable(ctx, r.wanted); err != nil {
+			return outcome{}, err
+		}
+	}
+	if why != "" {
+		return outcome{}, problem.New(problem.Refused, fmt.Sprintf("expected a good stable version to go back to, found that %s %s; nothing was done", r.wanted, why),
+			fmt.Sprintf("leave --to away for the newest good one: release-bot rollback --failed %s", r.failed))
+	}
+	r.target = r.wanted
+	return looked("%s, as asked for", r.target), nil
+}
+
+// usable says why a version cannot be gone back to, or nothing.
+func (r *rollback) usable(ctx context.Context, v Version) (m Manifest, why string, err error) {
+	if why := r.known.against(r.shelf, v); why != "" {
+		return Manifest{}, why, nil
+	}
+	m, err = r.Publisher.image(ctx, Stable, v)
+	if errors.Is(err, ErrNotFound) {
+		return Manifest{}, "is missing in the registry", nil
+	}
+	if err != nil {
+		return Manifest{}, "", err
+	}
+	if m.Digest == r.image.Digest {
+		return Manifest{}, "is the failed image under another name", nil
+	}
+	links, err := m.Links()
+	if err != nil {
+		return Manifest{}, "", err
+	}
+	found, err := r.digests(ctx, links.Children)
+	if err != nil {
+		return Manifest{}, "", err
+	}
+	if slices.Contains(found, "") {
+		return Manifest{}, "lacks a platform in the registry", nil
+	}
+	return m, "", nil
+}
+
+func (r *rollback) restore(ctx context.Context) (outcome, error) {
+	switch {
+	case !r.mustMove():
+		r.out.Replacement = cmp.Or(r.newer, r.target)
+		if r.newer == r.target && !r.target.IsZero() {
+			return skipped(":stable is at %s already", r.target), nil
+		}
+		if r.newer.IsZero() {
+			return skipped(":stable is not at the failed version: it is at %s", r.at), nil
+		}
+		if why := r.known.against(r.shelf, r.newer); why != "" {
+			r.out.Replacement = r.target
+			return skipped(":stable is not at the failed version, but at %s, which %s, too: release-bot rollback --failed %s", r.newer, why, r.newer), nil
+		}
+		return skipped(":stable is not at the failed version: it is at %s", r.newer), nil
+	case r.noTarget != nil:
+		if r.at != "" {
+			r.out.Stable = r.failed.String()
+		}
+		return skipped("there is no good version to go back to; :stable stays"), nil
+	}
+	if err := r.put(ctx, r.manifest, string(Stable)); err != nil {
+		return outcome{}, err
+	}
+	r.out.Replacement = r.target
+	r.out.Stable, r.out.StableDigest = r.target.String(), r.manifest.Digest
+	return r.did(":stable is back at %s, %s", r.target, r.manifest.Digest), nil
+}
+
+// lookAgain finds out whether a publication of the failed version that was
+// still running took :stable once more: from now on the tag deprecated-V
+// keeps it from doing so.
+func (r *rollback) lookAgain(ctx context.Context) (outcome, error) {
+	if r.DryRun || r.image.Digest == "" || r.target.IsZero() {
+		return skipped("nothing was moved"), nil
+	}
+	at, err := r.Registry.Digest(ctx, string(Stable))
+	if err != nil && !errors.Is(err, ErrNotFound) {
+		return outcome{}, err
+	}
+	if at != "" && at != r.image.Digest {
+		return skipped(":stable stayed"), nil
+	}
+	if err := r.put(ctx, r.manifest, string(Stable)); err != nil {
+		return outcome{}, err
+	}
+	r.out.Stable, r.out.StableDigest = r.target.String(), r.manifest.Digest
+	return r.did(":stable had been moved to the failed version meanwhile and is back at %s", r.target), nil
+}
+
+func (r *rollback) alert(ctx context.Context) (outcome, error) {
+	if r.Forge == nil {
+		return skipped("no code host at hand: --repo OWNER/NAME would name one"), nil
+	}
+	if r.DryRun {
+		return r.did("an issue says so"), nil
+	}
+	url, err := r.Forge.Alert(ctx, Alert{
+		Marker: fmt.Sprintf("<!-- release-bot:rollback:%s -->", r.failed),
+		Title:  fmt.Sprintf("Release %s failed", r.failed),
+		Body:   r.text(),
+		Labels: []string{"rollback"},
+	})
+	if err != nil {
+		return outcome{}, err
+	}
+	r.out.IssueURL = url
+	return r.did("%s", url), nil
+}
+
+// text is the alert in Markdown. It leaves out whatever a second run of the same
+// rollback would say differently.
+func (r *rollback) text() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "Version **%s** (commit %s) failed and is deprecated: %s\n\n", r.failed, r.claim.Commit, r.reason)
+	switch {
+	case r.out.Stable == "" || r.out.Stable == r.failed.String():
+		fmt.Fprintf(&b, "**There is no good version to go back to. `:stable` still gives what it gave: release a fix.**\n")
+	default:
+		fmt.Fprintf(&b, "`:stable` is at **%s** (`%s`). Hosts that follow it go back by themselves.\n", r.out.Stable, r.out.StableDigest)
+	}
+	fmt.Fprintf(&b, "\nImage: `%s:%s`\n", r.Registry, r.out.DeprecatedTag)
+	b.WriteString("\nTo do: find the cause, release a fix, close this issue. The version itself never becomes good again.\n")
+	return b.String()
+}
+
+func (r *rollback) notify(ctx context.Context) (outcome, error) {
+	if r.Notify == nil {
+		return skipped("no webhook is given"), nil
+	}
+	if r.DryRun {
+		return r.did("the webhook is called"), nil
+	}
+	text := fmt.Sprintf("Release %s failed: %s :stable is at %s.", r.failed, strings.TrimSuffix(r.reason, ".")+".", cmp.Or(r.out.Stable, "nothing"))
+	if r.out.Stable == r.failed.String() {
+		text = fmt.Sprintf("Release %s failed: %s There is no good version to go back to, and :stable is still at it.", r.failed, strings.TrimSuffix(r.reason, ".")+".")
+	}
+	if r.out.IssueURL != "" {
+		text += " " + r.out.IssueURL
+	}
+	return r.did("the webhook was called"), r.Notify(ctx, Notice{Event: "rollback/" + r.failed.String(), Text: text})
+}
