@@ -121,18 +121,21 @@ func (r *rollback) choose(ctx context.Context) (outcome, error) {
 		}
 		passedOver = append(passedOver, v.String()+" "+why)
 	}
-	found := "found none"
+	found := "there is no other"
 	if len(passedOver) > 0 {
-		found = "passed over " + strings.Join(passedOver[:min(5, len(passedOver))], ", ")
+		found = strings.Join(passedOver[:min(5, len(passedOver))], ", ")
 	}
 	if !r.target.IsZero() {
-		return looked("%s is the newest good version; %s", r.target, found), nil
+		if len(passedOver) > 0 {
+			return looked("%s is the newest good version; %s", r.target, found), nil
+		}
+		return looked("%s is the newest good version", r.target), nil
 	}
 	if r.mustMove() {
-		r.noTarget = problem.New(problem.Refused, fmt.Sprintf("expected a stable version to go back to, %s; :stable was left as it is", found),
-			fmt.Sprintf("release a fix, or name an older image's version: release-bot rollback --failed %s --to VERSION; see release-bot version list --channel stable", r.failed))
+		r.noTarget = problem.New(problem.Refused, fmt.Sprintf("expected a good stable version to go back to, found none: %s; :stable was left as it is", found),
+			"release a fix: its publication moves :stable forward; what there is: release-bot version list --channel stable")
 	}
-	return skipped("there is no good version to go back to; %s", found), nil
+	return skipped("there is no good version to go back to: %s", found), nil
 }
 
 func (r *rollback) chooseWanted(ctx context.Context) (outcome, error) {
