@@ -41,6 +41,13 @@ type Step struct {
 	Name   string    `json:"name"`
 	State  StepState `json:"state"`
 	Detail string    `json:"detail"`
+
+	wrote bool
+}
+
+// Wrote reports whether any of the steps changed something outside.
+func Wrote(steps []Step) bool {
+	return slices.ContainsFunc(steps, func(s Step) bool { return s.wrote })
 }
 
 // StepState says what became of a step.
@@ -66,22 +73,23 @@ type step struct {
 type outcome struct {
 	state  StepState
 	detail string
+	wrote  bool
 }
 
 func skipped(format string, args ...any) outcome {
-	return outcome{Skipped, fmt.Sprintf(format, args...)}
+	return outcome{state: Skipped, detail: fmt.Sprintf(format, args...)}
 }
 
 // did is the outcome of a step that wrote something, or would have.
 func (p *Publisher) did(format string, args ...any) outcome {
 	if p.DryRun {
-		return outcome{Planned, fmt.Sprintf(format, args...)}
+		return outcome{state: Planned, detail: fmt.Sprintf(format, args...)}
 	}
-	return outcome{Done, fmt.Sprintf(format, args...)}
+	return outcome{state: Done, detail: fmt.Sprintf(format, args...), wrote: true}
 }
 
 func looked(format string, args ...any) outcome {
-	return outcome{Done, fmt.Sprintf(format, args...)}
+	return outcome{state: Done, detail: fmt.Sprintf(format, args...)}
 }
 
 // walk runs steps in order. It returns what became of each that ran, and the
@@ -102,7 +110,7 @@ func walk(ctx context.Context, steps []step) ([]Step, error) {
 			}
 			continue
 		}
-		ran = append(ran, Step{Name: s.name, State: o.state, Detail: o.detail})
+		ran = append(ran, Step{Name: s.name, State: o.state, Detail: o.detail, wrote: o.wrote})
 	}
 	return ran, first
 }

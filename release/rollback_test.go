@@ -1,0 +1,383 @@
+package release_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/keboola/agnes-the-ai-analyst/internal/problem"
+	"github.com/keboola/agnes-the-ai-analyst/release"
+	"github.com/keboola/agnes-the-ai-analyst/release/oci/ocitest"
+)
+
+// state of a step by its name.
+func state(steps []release.Step, name string) release.StepState {
+	for _, s := range steps {
+		if s.Name == name {
+			return s.State
+		}
+	}
+	return ""
+}
+
+func TestRollbackRestoresFirstThenWritesDown(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t)
+	all := h.stable(t, 3)
+	bad := all[2]
+	p := h.publisher(t)
+	var notices []release.Notice
+	p.Notify = func(_ context.Context, n release.Notice) error { notices = append(notices, n); return nil }
+	h.Requests()
+	got, err := p.Rollback(t.Context(), bad.Version, release.Version{}, "smoke failed")
+	if err != nil {
+		t.Fatalf("%v %+v", err, got)
+	}
+	h.expect(t, map[string]string{"stable": all[1].Digest, release.DeprecatedTag(bad.Version): bad.Digest, release.VersionTag(release.Stable, bad.Version): bad.Digest})
+	if got.Stable != all[1].Version.String() || got.StableDigest != all[1].Digest || got.Failed != bad.Version || got.DeprecatedTag != release.DeprecatedTag(bad.Version) {
+		t.Errorf("%+v", got)
+	}
+	writes := ocitest.Writes(h.Requests())
+	if len(writes) != 2 || writes[0].Path != "/manifests/stable" {
+		t.Errorf("writes %+v, want stable first, then the audit tag", writes)
+	}
+	verdicts, err := h.ledger.Verdicts(t.Context())
+	deprecations, err2 := h.ledger.Deprecations(t.Context())
+	if d := deprecations[bad.Version]; err != nil || err2 != nil || verdicts[bad.Version] != release.VerdictFail || d.Replacement != all[1].Version || d.Reason != "smoke failed" {
+		t.Errorf("%v %v %v %v", verdicts, deprecations, err, err2)
+	}
+	if len(notices) != 1 || !strings.Contains(notices[0].Text, all[1].Version.String()) || notices[0].Event != "rollback/"+bad.Version.String() {
+		t.Errorf("%+v", notices)
+	}
+
+	// Again: nothing is written, and the answer is the same.
+	refs := h.git(t, "", "--git-dir", h.dir, "for-each-ref")
+	again, err := p.Rollback(t.Context(), bad.Version, release.Version{}, "smoke failed")
+	if err != nil || again.Stable != got.Stable || again.Replacement != got.Replacement {
+		t.Errorf("%+v, %v, want as before: %+v", again, err, got)
+	}
+	if w := ocitest.Writes(h.Requests()); len(w) > 0 || h.git(t, "", "--git-dir", h.dir, "for-each-ref") != refs {
+		t.Errorf("a second run wrote %+v", w)
+	}
+}
+
+func TestRollbackNeverGoesToABadVersion(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t)
+	all := h.stable(t, 7)
+	if err := h.ledger.Record(t.Context(), all[5].Version, release.VerdictFail, ""); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := h.ledger.Deprecate(t.Context(), all[4].Version, "x", release.Version{}); err != nil {
+		t.Fatal(err)
+	}
+	h.Remove(t, release.VersionTag(release.Stable, all[3].Version)) // pruned
+	links, err := h.Manifest(t, all[2].Digest).Links()
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.Remove(t, links.Children[2])                                                   // one platform is gone
+	h.SetTag(t, h.Manifest(t, all[1].Digest), release.DeprecatedTag(all[1].Version)) // in the registry alone
+	bad := all[6]
+
+	p := h.publisher(t)
+	for name, to := range map[string]release.Version{
+		"failed": all[5].Version, "deprecated": all[4].Version, "missing": all[3].Version, "lacks a platform": all[2].Version, "is deprecated": all[1].Version, "itself": bad.Version,
+	} {
+		h.Requests()
+		_, err := p.Rollback(t.Context(), bad.Version, to, "")
+		refused(t, err, name, to.String())
+		if w := ocitest.Writes(h.Requests()); len(w) > 0 {
+			t.Errorf("%s: wrote %+v", name, w)
+		}
+	}
+	if _, err := p.Rollback(t.Context(), bad.Version, release.Version{Year: 2026, Month: 4, N: 77}, ""); !errors.Is(err, release.ErrNotFound) {
+		t.Errorf("to a version that nobody claimed: %v", err)
+	}
+	got, err := p.Rollback(t.Context(), bad.Version, release.Version{}, "")
+	if err != nil || got.Stable != all[0].Version.String() {
+		t.Errorf("%+v, %v, want %s, the one that is left", got, err, all[0].Version)
+	}
+	h.expect(t, map[string]string{"stable": all[0].Digest})
+}
+
+func TestRollbackToANamedVersion(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t)
+	all := h.stable(t, 3)
+	if got, err := h.publisher(t).Rollback(t.Context(), all[2].Version, all[0].Version, ""); err != nil || got.Stable != all[0].Version.String() {
+		t.Errorf("%+v, %v", got, err)
+	}
+	h.expect(t, map[string]string{"stable": all[0].Digest})
+}
+
+func TestRollbackWithoutAnywhereToGoDoesTheRest(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t)
+	only := h.stable(t, 1)[0]
+	for range 2 {
+		got, err := h.publisher(t).Rollback(t.Context(), only.Version, release.Version{}, "")
+		refused(t, err, "go back to")
+		if got.Stable != only.Version.String() || len(got.Steps) < 7 {
+			t.Errorf("%+v", got)
+		}
+		h.expect(t, map[string]string{"stable": only.Digest, release.DeprecatedTag(only.Version): only.Digest})
+		if v, err := h.ledger.Verdicts(t.Context()); err != nil || v[only.Version] != release.VerdictFail {
+			t.Errorf("%v, %v", v, err)
+		}
+	}
+}
+
+func TestRollbackLeavesStableThatIsElsewhere(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t)
+	all := h.stable(t, 3)
+	got, err := h.publisher(t).Rollback(t.Context(), all[1].Version, release.Version{}, "found out late")
+	if err != nil || state(got.Steps, "restore") != release.Skipped || got.Stable != all[2].Version.String() || got.Replacement != all[2].Version {
+		t.Errorf("%+v, %v", got, err)
+	}
+	h.expect(t, map[string]string{"stable": all[2].Digest, release.DeprecatedTag(all[1].Version): all[1].Digest})
+
+	// Where stable is missing, it is restored.
+	h.Remove(t, "stable")
+	if _, err := h.publisher(t).Rollback(t.Context(), all[2].Version, release.Version{}, ""); err != nil {
+		t.Fatal(err)
+	}
+	h.expect(t, map[string]string{"stable": all[0].Digest})
+}
+
+func TestRollbackIsForStable(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t)
+	h.stable(t, 1)
+	dev := h.build(t, release.Dev)
+	h.publish(t, dev)
+	_, err := h.publisher(t).Rollback(t.Context(), dev.Version, release.Version{}, "")
+	refused(t, err, "dev")
+	if _, err := h.publisher(t).Rollback(t.Context(), release.Version{Year: 2026, Month: 4, N: 99}, release.Version{}, ""); !errors.Is(err, release.ErrNotFound) {
+		t.Errorf("%v, want not found", err)
+	}
+	p := h.publisher(t)
+	p.Ledger = nil
+	if _, err := p.Rollback(t.Context(), dev.Version, release.Version{}, ""); !problem.Is(err, problem.Usage) {
+		t.Errorf("%v, want a usage error", err)
+	}
+}
+
+// A publication of the failed version that is still running writes :stable
+// after the rollback restored it.
+func TestRollbackOutlastsALatePublication(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t)
+	all := h.stable(t, 2)
+	bad := all[1]
+	h.Intercept(func(_ http.ResponseWriter, r *http.Request, after bool) bool {
+		if after && r.Method == http.MethodPut && strings.HasSuffix(r.URL.Path, release.DeprecatedTag(bad.Version)) {
+			h.SetTag(t, h.Manifest(t, bad.Digest), "stable")
+		}
+		return false
+	})
+	got, err := h.publisher(t).Rollback(t.Context(), bad.Version, release.Version{}, "")
+	if err != nil || state(got.Steps, "look again") != release.Done {
+		t.Errorf("%+v, %v", got, err)
+	}
+	h.expect(t, map[string]string{"stable": all[0].Digest})
+
+	// And the other way round: a rollback goes through while a publication is about
+	// to write the floating tag. The publication takes it back by itself.
+	next := h.build(t, release.Stable)
+	rolled := false
+	h.Intercept(func(_ http.ResponseWriter, r *http.Request, after bool) bool {
+		if !after && !rolled && r.Method == http.MethodPut && strings.HasSuffix(r.URL.Path, "/stable") {
+			rolled = true
+			if _, err := h.publisher(t).Rollback(t.Context(), next.Version, release.Version{}, ""); err != nil {
+				t.Error(err)
+			}
+		}
+		return false
+	})
+	if m := move(t, h.publish(t, next), "stable"); m.Moved || !rolled {
+		t.Errorf("%+v", m)
+	}
+	h.expect(t, map[string]string{"stable": all[0].Digest})
+}
+
+func TestDeprecateConverges(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t)
+	all := h.stable(t, 2)
+	old, newer := all[0], all[1]
+	p := h.publisher(t)
+	// The registry fails after the ledger was written.
+	h.Intercept(func(w http.ResponseWriter, r *http.Request, after bool) bool {
+		if after || r.Method != http.MethodPut {
+			return false
+		}
+		w.WriteHeader(http.StatusInternalServerError)
+		return true
+	})
+	_, err := p.Deprecate(t.Context(), old.Version, "loses rows", newer.Version)
+	if problem.ExitCode(err) != 5 {
+		t.Errorf("%v, want inconclusive", err)
+	}
+	h.Intercept(nil)
+	for range 2 {
+		got, err := p.Deprecate(t.Context(), old.Version, "another reason", release.Version{})
+		if err != nil || got.Replacement != newer.Version || got.Stable != newer.Version.String() || state(got.Steps, "ledger") != release.Skipped {
+			t.Errorf("%+v, %v, want the first entry", got, err)
+		}
+		h.expect(t, map[string]string{release.DeprecatedTag(old.Version): old.Digest})
+	}
+	d, err := h.ledger.Deprecations(t.Context())
+	if err != nil || len(d) != 1 || d[old.Version].Reason != "loses rows" {
+		t.Errorf("%+v, %v", d, err)
+	}
+	for name, call := range map[string]func() error{
+		"no reason": func() error { _, err := p.Deprecate(t.Context(), newer.Version, " ", release.Version{}); return err },
+		"by itself": func() error { _, err := p.Deprecate(t.Context(), newer.Version, "x", newer.Version); return err },
+		"no ledger": func() error {
+			q := *p
+			q.Ledger = nil
+			_, err := q.Deprecate(t.Context(), newer.Version, "x", release.Version{})
+			return err
+		},
+	} {
+		if err := call(); !problem.Is(err, problem.Usage) {
+			t.Errorf("%s: %v, want a usage error", name, err)
+		}
+	}
+	if _, err := p.Deprecate(t.Context(), newer.Version, "x", release.Version{Year: 2026, Month: 4, N: 9}); !errors.Is(err, release.ErrNotFound) {
+		t.Errorf("a replacement that nobody claimed: %v", err)
+	}
+}
+
+// TestRegistryTroubleIsNeverAVerdict makes each call of each verb fail, in each
+// way, and holds that the verb ends inconclusive with no verdict written; then the
+// registry recovers, and a second run ends as an undisturbed one.
+func TestRegistryTroubleIsNeverAVerdict(t *testing.T) {
+	t.Parallel()
+	faults := map[string]func(w http.ResponseWriter){
+		"500": func(w http.ResponseWriter) { w.WriteHeader(http.StatusInternalServerError) },
+		"429": func(w http.ResponseWriter) {
+			w.Header().Set("Retry-After", "9000")
+			w.WriteHeader(http.StatusTooManyRequests)
+		},
+		"cut": func(http.ResponseWriter) { panic(http.ErrAbortHandler) },
+	}
+	for fault, answer := range faults {
+		t.Run(fault, func(t *testing.T) {
+			t.Parallel()
+			for k := 0; ; k++ {
+				h := newHouse(t)
+				all := h.stable(t, 2)
+				bad := all[1]
+				calls := 0
+				h.Intercept(func(w http.ResponseWriter, _ *http.Request, after bool) bool {
+					if after {
+						return false
+					}
+					calls++
+					if calls <= k+1 { // the sign-in is a call, too
+						return false
+					}
+					answer(w)
+					return true
+				})
+				_, err := h.publisher(t).Rollback(t.Context(), bad.Version, release.Version{}, "")
+				if calls <= k+1 {
+					if k < 5 || err != nil {
+						t.Errorf("a rollback of %d calls: %v", k, err)
+					}
+					return
+				}
+				verdicts, verr := h.ledger.Verdicts(t.Context())
+				restored := slices.Contains(h.States("stable")[2:], all[0].Digest)
+				if problem.ExitCode(err) != 5 || verr != nil || verdicts[bad.Version] != "" && !restored {
+					t.Errorf("call %d: exit %d (%v), verdicts %v: want inconclusive and no verdict", k, problem.ExitCode(err), err, verdicts)
+				}
+				h.Intercept(nil)
+				if _, err := h.publisher(t).Rollback(t.Context(), bad.Version, release.Version{}, ""); err != nil {
+					t.Errorf("call %d: the second run: %v", k, err)
+				}
+				h.expect(t, map[string]string{"stable": all[0].Digest, release.DeprecatedTag(bad.Version): bad.Digest})
+			}
+		})
+	}
+}
+
+// desk is a code host that knows who descends from whom.
+type desk struct {
+	release.Forge
+	descends func(ancestor, commit string) (bool, error)
+	alerts   []release.Alert
+	fail     error
+}
+
+func (d *desk) Descends(_ context.Context, ancestor, commit string) (bool, error) {
+	return d.descends(ancestor, commit)
+}
+
+func (d *desk) Alert(_ context.Context, a release.Alert) (string, error) {
+	d.alerts = append(d.alerts, a)
+	return "https://example.com/issues/1", d.fail
+}
+
+func TestStableMovesToDescendantsOnly(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t)
+	first := h.stable(t, 1)[0]
+	stray, next := h.build(t, release.Stable), h.build(t, release.Stable)
+	var asked []string
+	p := h.publisher(t)
+	p.Forge = &desk{descends: func(ancestor, commit string) (bool, error) {
+		asked = append(asked, ancestor+" "+commit)
+		return commit != stray.Commit, nil
+	}}
+	got, err := p.Publish(t.Context(), stray)
+	if m := move(t, got, "stable"); err != nil || m.Moved || !strings.Contains(m.Reason, "descend") {
+		t.Errorf("%+v, %v", m, err)
+	}
+	h.expect(t, map[string]string{"stable": first.Digest, release.VersionTag(release.Stable, stray.Version): stray.Digest})
+	if got, err := p.Publish(t.Context(), next); err != nil || !move(t, got, "stable").Moved {
+		t.Errorf("%+v, %v", got, err)
+	}
+	if want := []string{first.Commit + " " + stray.Commit, first.Commit + " " + next.Commit}; !slices.Equal(asked, want) {
+		t.Errorf("asked %v, want %v", asked, want)
+	}
+	// What the host cannot tell holds nothing back, and branches of dev are not asked about.
+	p.Forge = &desk{descends: func(string, string) (bool, error) { return false, fmt.Errorf("gone: %w", release.ErrNotFound) }}
+	if got, err := p.Publish(t.Context(), h.build(t, release.Stable)); err != nil || !move(t, got, "stable").Moved {
+		t.Errorf("%+v, %v", got, err)
+	}
+	p.Forge = &desk{descends: func(string, string) (bool, error) { t.Error("asked about dev"); return false, nil }}
+	for range 2 {
+		if got, err := p.Publish(t.Context(), h.build(t, release.Dev)); err != nil || !move(t, got, "dev").Moved {
+			t.Errorf("%+v, %v", got, err)
+		}
+	}
+}
+
+func TestAFailingAlertFailsAtTheEnd(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t)
+	all := h.stable(t, 2)
+	p := h.publisher(t)
+	d := &desk{fail: problem.New(problem.Unavailable, "expected an answer of the code host, found 502", "again")}
+	p.Forge = d
+	notified := 0
+	p.Notify = func(context.Context, release.Notice) error { notified++; return nil }
+	got, err := p.Rollback(t.Context(), all[1].Version, release.Version{}, "")
+	if problem.ExitCode(err) != 5 || state(got.Steps, "issue") != release.Failed || notified != 1 {
+		t.Errorf("%+v, %v: want the issue failed and the webhook called", got, err)
+	}
+	h.expect(t, map[string]string{"stable": all[0].Digest, release.DeprecatedTag(all[1].Version): all[1].Digest})
+	d.fail = nil
+	got, err = p.Rollback(t.Context(), all[1].Version, release.Version{}, "")
+	if err != nil || got.IssueURL == "" || len(d.alerts) != 2 || d.alerts[0].Marker != d.alerts[1].Marker || d.alerts[0].Body != d.alerts[1].Body {
+		t.Errorf("%+v, %v, %+v", got, err, d.alerts)
+	}
+}
