@@ -55,11 +55,18 @@ func (s *Server) Watch(before, after func(Request)) {
 	s.before, s.after = before, after
 }
 
-func (s *Server) watch(f func(Request), r Request) {
+// watched calls one of the two functions of Watch.
+func (s *Server) watched(which func(*Server) func(Request), r Request) {
+	s.mu.Lock()
+	f := which(s)
+	s.mu.Unlock()
 	if f != nil {
-		f(r)
+		f(r) // without the lock: it may ask the server things
 	}
 }
+
+func before(s *Server) func(Request) { return s.before }
+func after(s *Server) func(Request)  { return s.after }
 
 // fault returns the fault of a call, or nil.
 func (s *Server) fault(r Request) *Fault {

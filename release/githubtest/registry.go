@@ -26,7 +26,7 @@ func newBlobs() http.Handler {
 // serveRegistry is the registry half: the OCI distribution API with GHCR's rules.
 func (s *Server) serveRegistry(w http.ResponseWriter, req *http.Request) {
 	entry := Request{Method: req.Method, Path: req.URL.EscapedPath(), Query: req.URL.RawQuery}
-	s.watch(s.before, entry)
+	s.watched(before, entry)
 	fault := s.fault(entry)
 	if fault != nil && !fault.Carry {
 		s.finish(w, entry, fault, fault.answer())
@@ -40,7 +40,7 @@ func (s *Server) serveRegistry(w http.ResponseWriter, req *http.Request) {
 			s.mu.Lock()
 			s.requests = append(s.requests, entry)
 			s.mu.Unlock()
-			s.watch(s.after, entry)
+			s.watched(after, entry)
 			return
 		}
 		s.blobs.ServeHTTP(httptest.NewRecorder(), req) // which nobody reads

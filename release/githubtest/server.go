@@ -227,7 +227,7 @@ func (s *Server) api(r route) http.Handler {
 		}
 		req.Body = io.NopCloser(bytes.NewReader(body))
 		entry := Request{Method: req.Method, Path: req.URL.EscapedPath(), Query: req.URL.RawQuery}
-		s.watch(s.before, entry)
+		s.watched(before, entry)
 
 		fault := s.fault(entry)
 		var a answer
@@ -293,7 +293,7 @@ func (s *Server) finish(w http.ResponseWriter, entry Request, fault *Fault, a an
 	s.mu.Lock()
 	s.requests = append(s.requests, entry)
 	s.mu.Unlock()
-	s.watch(s.after, entry)
+	s.watched(after, entry)
 	if fault != nil && fault.Cut {
 		cut(w)
 		return
