@@ -49,7 +49,8 @@ func (a *app) packages() (release.Packages, error) {
 		return nil, problem.New(problem.Usage, fmt.Sprintf("expected an image HOST/OWNER/NAME without tag and digest, found %q", registry),
 			"release-bot … --registry ghcr.io/OWNER/NAME")
 	}
-	if local := strings.HasPrefix(host, "127.0.0.1:") || strings.HasPrefix(host, "localhost:"); !local && !strings.HasPrefix(host, "ghcr.") && !strings.HasPrefix(host, "containers.") {
+	local := strings.HasPrefix(host, "127.0.0.1:") || strings.HasPrefix(host, "localhost:")
+	if host != "ghcr.io" && !strings.HasPrefix(host, "containers.") && !local { // containers.HOST is an enterprise server's
 		return nil, problem.New(problem.Usage, fmt.Sprintf("expected an image of GitHub's registry, found the host %q", host),
 			"only ghcr.io lists and deletes versions by GitHub's packages API; prune other registries by their own means")
 	}
