@@ -87,9 +87,81 @@ func (l *Ledger) Claim(ctx context.Context, ch Channel, commit string) (Claim, e
 	}
 }
 
-// attempt reads numbers before the pair: if another run of the same pair wins
-// in between, the pair is seen here or its number collides below.
+// attempt is one try, in one conversation where that is possible.
 func (c *claiming) attempt(ctx context.Context) (Claim, error) {
+	if chooser, ok := c.refs.(Chooser); ok {
+		got, err := c.inOne(ctx, chooser)
+		if !errors.Is(err, errors.ErrUnsupported) && !errors.Is(err, errSingle) {
+			return got, err
+		}
+	}
+	return c.stepwise(ctx)
+}
+
+var (
+	errHasOne = errors.New("the pair has a claim")
+	errSingle = errors.New("a number has no pair") // perhaps a claim that was cut off: somebody has to look
+)
+
+// inOne looks and claims in one conversation. Number and pair are created
+// together, so a number that is taken says that the pair has to be looked at
+// again, and nothing else.
+func (c *claiming) inOne(ctx context.Context, chooser Chooser) (Claim, error) {
+	ref := pairRef(c.channel, c.commit)
+	var next Version
+	made, err := chooser.CreateChosen(ctx, func(refs []Ref) (Tag, []string, error) {
+		now := c.opts.Now().UTC()
+		next = MonthOf(now)
+		single := map[string]bool{}
+		for _, r := range refs {
+			if v := numberOf(r); v.Prefix() == next.Prefix() {
+				next.N = max(next.N, v.N)
+				single[r.ID] = true
+			}
+		}
+		for _, r := range refs {
+			if r.Name == ref {
+				return Tag{}, nil, errHasOne
+			}
+			if strings.HasPrefix(r.Name, claimRefs) {
+				delete(single, r.ID)
+			}
+		}
+		if len(single) > 0 {
+			return Tag{}, nil, errSingle
+		}
+		next.N++
+		return c.tagFor(next, now), []string{ref}, nil
+	})
+	switch {
+	case err == nil:
+		got, _, _ := claimOf(made)
+		got.Claimed = true
+		return got, nil
+	case errors.Is(err, errHasOne):
+		return c.ofPair(ctx)
+	case errors.Is(err, ErrUncertain):
+		return c.whose(ctx, next, err)
+	case errors.Is(err, ErrExists):
+		return Claim{}, errTaken
+	default:
+		return Claim{}, err
+	}
+}
+
+// tagFor returns the tag object that claims v.
+func (c *claiming) tagFor(v Version, now time.Time) Tag {
+	if c.tag.Name != v.String() {
+		e := c.entry
+		e.subject = "Claim " + v.String()
+		c.tag = Tag{Name: v.String(), Commit: c.commit, Message: e.String(), At: now.Truncate(time.Second)}
+	}
+	return c.tag
+}
+
+// stepwise reads numbers before the pair: if another run of the same pair wins
+// in between, the pair is seen here or its number collides below.
+func (c *claiming) stepwise(ctx context.Context) (Claim, error) {
 	now := c.opts.Now().UTC()
 	numbers, next, err := c.month(ctx, now)
 	if err != nil {
@@ -107,13 +179,8 @@ func (c *claiming) attempt(ctx context.Context) (Claim, error) {
 	if next.Prefix() == c.taken.Prefix() && next.N <= c.taken.N {
 		next.N = c.taken.N + 1
 	}
-	if c.tag.Name != next.String() {
-		e := c.entry
-		e.subject = "Claim " + next.String()
-		c.tag = Tag{Name: next.String(), Commit: c.commit, Message: e.String(), At: now.Truncate(time.Second)}
-	}
 	ref := pairRef(c.channel, c.commit)
-	made, err := c.refs.Create(ctx, c.tag, ref)
+	made, err := c.refs.Create(ctx, c.tagFor(next, now), ref)
 	if err == nil {
 		got, _, _ := claimOf(made)
 		got.Claimed = true
@@ -202,8 +269,13 @@ func (c *claiming) adopt(ctx context.Context, numbers []Ref) (Claim, bool, error
 	return Claim{}, false, nil
 }
 
+// numberOf returns the version that a ref claims, or none.
 func numberOf(ref Ref) Version {
-	v, _ := ParseVersion(strings.TrimPrefix(ref.Name, tagRefs)) // only refs that month let through
+	name, ok := strings.CutPrefix(ref.Name, tagRefs)
+	if !ok {
+		return Version{}
+	}
+	v, _ := ParseVersion(name) // none, when it is none
 	return v
 }
 

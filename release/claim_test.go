@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"strings"
 	"sync"
 	"testing"
@@ -171,6 +172,44 @@ func TestTwoRunsOfOnePairAgreeAndTheOtherNumberIsBurned(t *testing.T) {
 	}
 }
 
+// The same on a git server that creates refs one after the other.
+func TestClaimsOnAServerWithoutAtomicPushes(t *testing.T) {
+	t.Parallel()
+	path, c := gitRepository(t, 3)
+	if out, err := exec.Command("git", "-C", path, "config", "receive.advertiseAtomic", "false").CombinedOutput(); err != nil {
+		t.Fatalf("git config: %v\n%s", err, out)
+	}
+	var mu sync.Mutex
+	var group sync.WaitGroup
+	owners := map[release.Version]string{}
+	pairs := map[string]release.Version{}
+	for i := range 9 {
+		group.Go(func() {
+			claim, err := release.NewLedger(openRefs(t, path), release.LedgerOptions{Now: april}).Claim(t.Context(), release.Dev, c[i%3])
+			mu.Lock()
+			defer mu.Unlock()
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			if v, ok := pairs[claim.Commit]; ok && v != claim.Version {
+				t.Errorf("%s has %s and %s", claim.Commit, v, claim.Version)
+			}
+			pairs[claim.Commit], owners[claim.Version] = claim.Version, claim.Commit
+		})
+	}
+	group.Wait()
+	if len(owners) != 3 || len(pairs) != 3 {
+		t.Errorf("%v: want three numbers for three pairs", owners)
+	}
+	for commit, v := range pairs {
+		mustClaim(t, ledgerOf(openRefs(t, path)), release.Dev, commit, v.String(), false)
+	}
+	if claims, err := ledgerOf(openRefs(t, path)).Claims(t.Context()); err != nil || len(claims) != 3 {
+		t.Errorf("the claims are %+v, %v", claims, err)
+	}
+}
+
 // A forge's listing can lag behind: the collision tells, and the search goes on
 // from there.
 func TestAListingThatLagsBehindIsNotBelieved(t *testing.T) {
@@ -222,11 +261,8 @@ func TestClaimsUnderRandomFaults(t *testing.T) {
 	t.Parallel()
 	empty, c := gitRepository(t, 4)
 	rapid.Check(t, func(rt *rapid.T) {
-		path, err := os.MkdirTemp(t.TempDir(), "")
-		if err == nil {
-			err = os.CopyFS(path, os.DirFS(empty))
-		}
-		if err != nil {
+		path := t.TempDir()
+		if err := os.CopyFS(path, os.DirFS(empty)); err != nil {
 			rt.Fatal(err)
 		}
 		refs := openRefs(t, path)

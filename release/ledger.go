@@ -6,7 +6,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	mathrand "math/rand/v2"
 	"strings"
@@ -58,7 +57,7 @@ func NewLedger(refs Refs, o LedgerOptions) *Ledger {
 		o.Now = time.Now
 	}
 	if o.Log == nil {
-		o.Log = slog.New(slog.NewTextHandler(io.Discard, nil))
+		o.Log = slog.New(slog.DiscardHandler)
 	}
 	if o.Wait == nil {
 		o.Wait = wait
@@ -154,6 +153,9 @@ const (
 	firstPause = 100 * time.Millisecond
 	maxPause   = 5 * time.Second
 	maxAsked   = 2 * time.Minute // longest Retry-After that is waited for
+
+	firstWindow = 100 * time.Millisecond
+	maxWindow   = 4 * time.Second
 )
 
 // patience counts what went wrong in one call, and waits.
@@ -170,7 +172,10 @@ func (p *patience) lostRace(ctx context.Context) error {
 	if p.lost > maxLost {
 		return problem.New(problem.Conflict, fmt.Sprintf("expected to %s, lost the race for a free name %d times", p.what, maxLost), "repeat the command: nothing was done")
 	}
-	return p.l.opts.Wait(ctx, jitter(min(10*time.Millisecond<<min(p.lost, 5), 250*time.Millisecond)))
+	// Anything between nothing and a window that doubles: a crowd spreads until
+	// there is room for one write after the other.
+	window := min(firstWindow<<min(p.lost, 10), maxWindow)
+	return p.l.opts.Wait(ctx, mathrand.N(window)) //nolint:gosec // spreads waiting times; nothing depends on it being secret
 }
 
 // after waits before the next attempt, or returns why there must be none.

@@ -32,6 +32,16 @@ type Refs interface {
 	Read(ctx context.Context, refs []Ref) ([]Tag, error)
 }
 
+// Chooser is a Refs that can look and create in one conversation: quicker, and
+// with less time for others in between.
+type Chooser interface {
+	// CreateChosen calls choose with all refs that exist, Commit left out, and
+	// creates what it returns as Create does: all of it or nothing. An error of
+	// choose ends it. errors.ErrUnsupported, before choose was called: this server
+	// cannot create all or none; Create can.
+	CreateChosen(ctx context.Context, choose func([]Ref) (t Tag, also []string, err error)) (Tag, error)
+}
+
 // Ref is a name and the object that it points at.
 type Ref struct {
 	Name   string // full: refs/tags/2026.04.3

@@ -20,8 +20,6 @@ import (
 	"github.com/keboola/agnes-the-ai-analyst/release"
 )
 
-const second = time.Second
-
 // explain says what a failed conversation means and what mends it. No error
 // here is a release.ErrNotFound: that a repository is not there, or not for us,
 // says nothing about its refs.

@@ -313,6 +313,31 @@ func TestALostReplyIsUncertain(t *testing.T) {
 	}
 }
 
+// Whatever gets lost on the way, the claim is found out.
+func TestAClaimSurvivesLostReplies(t *testing.T) {
+	t.Parallel()
+	for _, carryOut := range []bool{true, false} {
+		for _, status := range []int{0, 502, 429} {
+			t.Run(fmt.Sprint(carryOut, status), func(t *testing.T) {
+				t.Parallel()
+				path, commits := bare(t, 1)
+				cut := &cutting{carryOut: carryOut, status: status}
+				cut.left.Store(2)
+				refs := open(t, cut.serve(t, serveHTTP(t, filepath.Dir(path), ""))+"/r.git", gitrefs.Options{})
+				var waited atomic.Int32
+				l := release.NewLedger(refs, release.LedgerOptions{Wait: func(context.Context, time.Duration) error { waited.Add(1); return nil }})
+				got, err := l.Claim(t.Context(), release.Stable, commits[0])
+				if err != nil || !got.Claimed || got.Version.N != 1 || waited.Load() > 2 {
+					t.Errorf("got %+v, %v after %d waits", got, err, waited.Load())
+				}
+				if list, err := refs.List(t.Context(), "refs/tags/"); err != nil || len(list) != 1 {
+					t.Errorf("there are %v, %v; want one tag", list, err)
+				}
+			})
+		}
+	}
+}
+
 func TestARateLimitSaysWhenToComeBack(t *testing.T) {
 	t.Parallel()
 	path, commits := bare(t, 1)

@@ -16,7 +16,6 @@ package gitrefs
 import (
 	"cmp"
 	"fmt"
-	"io"
 	"log/slog"
 	"sync"
 	"time"
@@ -58,7 +57,10 @@ type Refs struct {
 	tags map[plumbing.Hash]release.Tag // read so far: objects never change
 }
 
-var _ release.Refs = (*Refs)(nil)
+var (
+	_ release.Refs    = (*Refs)(nil)
+	_ release.Chooser = (*Refs)(nil)
+)
 
 // Open returns the refs of the repository at location: a path, file://,
 // https://, ssh://, user@host:path or git://. It connects to nothing.
@@ -68,7 +70,7 @@ func Open(location string, o Options) (*Refs, error) {
 		return nil, err
 	}
 	if o.Log == nil {
-		o.Log = slog.New(slog.NewTextHandler(io.Discard, nil))
+		o.Log = slog.New(slog.DiscardHandler)
 	}
 	r := &Refs{
 		at:      at,
@@ -76,9 +78,7 @@ func Open(location string, o Options) (*Refs, error) {
 		log:     o.Log,
 		tags:    map[plumbing.Hash]release.Tag{},
 	}
-	if err := r.connectBy(o); err != nil {
-		return nil, err
-	}
+	r.connectBy(o)
 	return r, nil
 }
 

@@ -100,7 +100,7 @@ func (l location) secrets() []string {
 }
 
 // connectBy picks the transport and the way to log in.
-func (r *Refs) connectBy(o Options) error {
+func (r *Refs) connectBy(o Options) {
 	switch r.at.endpoint.Protocol {
 	case "file":
 		r.client = file.DefaultClient
@@ -115,7 +115,6 @@ func (r *Refs) connectBy(o Options) error {
 			r.auth = &http.BasicAuth{Username: r.at.user, Password: r.at.password.Reveal()}
 		}
 	}
-	return nil
 }
 
 // agentAuth logs in with the keys of an ssh-agent, at hosts that are known.

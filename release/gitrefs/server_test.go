@@ -189,7 +189,7 @@ func serveSSH(t *testing.T) sshHost {
 	if err := keyring.Add(agent.AddedKey{PrivateKey: &userKey}); err != nil {
 		t.Fatal(err)
 	}
-	dir, err := os.MkdirTemp("", "agent") // a socket's path must be short
+	dir, err := os.MkdirTemp("", "agent") //nolint:usetesting // a socket's path must be short, and t.TempDir's is not
 	if err != nil {
 		t.Fatal(err)
 	}

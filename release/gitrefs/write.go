@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"time"
 
 	"github.com/go-git/go-git/v5/plumbing"
 	"github.com/go-git/go-git/v5/plumbing/format/packfile"
@@ -23,8 +24,62 @@ import (
 // Create writes the tag object and its refs in one push. A server that cannot
 // push atomically gets one push a ref, in order.
 func (r *Refs) Create(ctx context.Context, t release.Tag, also ...string) (release.Tag, error) {
+	id, objects, err := encode(t)
+	if err != nil {
+		return release.Tag{}, err
+	}
+	if err := r.push(ctx, id, objects, t.Commit, append([]string{refOf(t.Name)}, also...)); err != nil {
+		return release.Tag{}, err
+	}
+	return r.made(t, id), nil
+}
+
+// CreateChosen is List and Create in one conversation: the push's own
+// advertisement is what choose sees.
+func (r *Refs) CreateChosen(ctx context.Context, choose func([]release.Ref) (release.Tag, []string, error)) (release.Tag, error) {
+	var made release.Tag
+	err := r.writing(ctx, func(ctx context.Context, session transport.ReceivePackSession, adv *packp.AdvRefs) error {
+		if !adv.Capabilities.Supports(capability.Atomic) {
+			return errors.ErrUnsupported
+		}
+		list := make([]release.Ref, 0, len(adv.References))
+		for name, id := range adv.References {
+			list = append(list, release.Ref{Name: name, ID: id.String()})
+		}
+		t, also, err := choose(list)
+		if err != nil {
+			return err
+		}
+		id, objects, err := encode(t)
+		if err != nil {
+			return err
+		}
+		refs := append([]string{refOf(t.Name)}, also...)
+		if err := r.free(adv, refs); err != nil {
+			return err
+		}
+		if err := r.send(ctx, session, adv, id, objects, t.Commit, refs); err != nil {
+			return err
+		}
+		made = r.made(t, id)
+		return nil
+	})
+	return made, err
+}
+
+// made is t as it can be read from now on.
+func (r *Refs) made(t release.Tag, id plumbing.Hash) release.Tag {
+	t.ID = id.String()
+	t.Message = strings.TrimRight(t.Message, "\n")
+	t.At = t.At.UTC().Truncate(time.Second)
+	r.keep(id, t)
+	return t
+}
+
+// encode makes the tag object.
+func encode(t release.Tag) (plumbing.Hash, *memory.Storage, error) {
 	if len(t.Commit) != 40 || !plumbing.IsHash(t.Commit) {
-		return release.Tag{}, problem.New(problem.Usage, fmt.Sprintf("expected a commit id of 40 hexadecimal digits, found %q", t.Commit),
+		return plumbing.ZeroHash, nil, problem.New(problem.Usage, fmt.Sprintf("expected a commit id of 40 hexadecimal digits, found %q", t.Commit),
 			`repeat with --commit "$(git rev-parse HEAD)"; repositories with SHA-256 object names are not supported`)
 	}
 	objects := memory.NewStorage()
@@ -37,20 +92,13 @@ func (r *Refs) Create(ctx context.Context, t release.Tag, also ...string) (relea
 		Target:     plumbing.NewHash(t.Commit),
 	}).Encode(encoded)
 	if err != nil {
-		return release.Tag{}, fmt.Errorf("encode the tag object of %s: %w", t.Name, err)
+		return plumbing.ZeroHash, nil, fmt.Errorf("encode the tag object of %s: %w", t.Name, err)
 	}
 	id, err := objects.SetEncodedObject(encoded)
 	if err != nil {
-		return release.Tag{}, fmt.Errorf("keep the tag object of %s: %w", t.Name, err)
+		return plumbing.ZeroHash, nil, fmt.Errorf("keep the tag object of %s: %w", t.Name, err)
 	}
-	if err := r.push(ctx, id, objects, t.Commit, append([]string{refOf(t.Name)}, also...)); err != nil {
-		return release.Tag{}, err
-	}
-	t.ID = id.String()
-	t.Message = strings.TrimRight(t.Message, "\n")
-	t.At = t.At.UTC().Truncate(second)
-	r.keep(id, t)
-	return t, nil
+	return id, objects, nil
 }
 
 // Point creates a ref at an object that the server has: a push with an empty
@@ -62,18 +110,11 @@ func (r *Refs) Point(ctx context.Context, ref string, t release.Tag) error {
 // push creates refs at the object id. They exist afterwards all, or as far as
 // the error says.
 func (r *Refs) push(ctx context.Context, id plumbing.Hash, objects *memory.Storage, commit string, refs []string) error {
-	for _, ref := range refs {
-		if err := plumbing.ReferenceName(ref).Validate(); err != nil {
-			return problem.Wrap(err, problem.Usage, fmt.Sprintf("expected the name of a ref, found %q", ref), "release-bot version list")
-		}
-	}
 	for len(refs) > 0 {
 		var rest []string
 		err := r.writing(ctx, func(ctx context.Context, session transport.ReceivePackSession, adv *packp.AdvRefs) error {
-			for _, ref := range refs {
-				if _, ok := adv.References[ref]; ok {
-					return r.exists(ref)
-				}
+			if err := r.free(adv, refs); err != nil {
+				return err
 			}
 			now := refs
 			if len(refs) > 1 && !adv.Capabilities.Supports(capability.Atomic) {
@@ -85,6 +126,19 @@ func (r *Refs) push(ctx context.Context, id plumbing.Hash, objects *memory.Stora
 			return err
 		}
 		refs = rest
+	}
+	return nil
+}
+
+// free checks names, and that none of them exists.
+func (r *Refs) free(adv *packp.AdvRefs, refs []string) error {
+	for _, ref := range refs {
+		if err := plumbing.ReferenceName(ref).Validate(); err != nil {
+			return problem.Wrap(err, problem.Usage, fmt.Sprintf("expected the name of a ref, found %q", ref), "release-bot version list")
+		}
+		if _, ok := adv.References[ref]; ok {
+			return r.exists(ref)
+		}
 	}
 	return nil
 }

@@ -41,6 +41,7 @@ func Run(t *testing.T, open func(t *testing.T) Repository) {
 		"a ref directly at a commit is no tag object":                 lightweight,
 		"a prefix is text":                                            prefix,
 		"a listing has all pages":                                     pages,
+		"looking and creating in one conversation":                    chosen,
 		"of many who create one ref exactly one succeeds":             race,
 		"a canceled call says so":                                     canceled,
 		"a listing of nothing is empty, a search for nothing says so": nothing,
@@ -232,6 +233,46 @@ func pages(t *testing.T, r Repository) {
 		r.Plant(fmt.Sprintf("refs/tags/2026.04.%d", i+1), r.Commits[0])
 	}
 	names(t, r.Refs, "refs/tags/2026.04.", n)
+}
+
+// chosen concerns those that are a release.Chooser.
+func chosen(t *testing.T, r Repository) {
+	chooser, ok := r.Refs.(release.Chooser)
+	if !ok {
+		return // an ability, not a duty
+	}
+	create(t, r.Another, sample(r, "2026.04.1", "a"), "refs/agnes/claims/dev/one")
+	var seen []string
+	choose := func(also string, err error) func([]release.Ref) (release.Tag, []string, error) {
+		return func(refs []release.Ref) (release.Tag, []string, error) {
+			for _, ref := range refs {
+				seen = append(seen, ref.Name)
+			}
+			return sample(r, "2026.04.2", "b"), []string{also}, err
+		}
+	}
+	made, err := chooser.CreateChosen(t.Context(), choose("refs/agnes/claims/dev/two", nil))
+	if !r.Atomic {
+		if !errors.Is(err, errors.ErrUnsupported) || len(seen) > 0 {
+			t.Errorf("without atomic pushes: %v, want ErrUnsupported, and no choice", err)
+		}
+		return
+	}
+	if err != nil || !slices.Contains(seen, "refs/tags/2026.04.1") || !slices.Contains(seen, "refs/agnes/claims/dev/one") {
+		t.Fatalf("chose with %v in sight: %v", seen, err)
+	}
+	for _, name := range []string{"refs/tags/2026.04.2", "refs/agnes/claims/dev/two"} {
+		if got, err := r.Another.Find(t.Context(), name); err != nil || got != made {
+			t.Errorf("Find(%s) gives %v, %v; want %v", name, got, err, made)
+		}
+	}
+	_, err = chooser.CreateChosen(t.Context(), choose("refs/agnes/claims/dev/three", nil))
+	expectExists(t, err, "refs/tags/2026.04.2")
+	enough := errors.New("enough")
+	if _, err := chooser.CreateChosen(t.Context(), choose("", enough)); !errors.Is(err, enough) {
+		t.Errorf("an error of choose becomes %v", err)
+	}
+	names(t, r.Refs, "refs/agnes/claims/", 2)
 }
 
 func race(t *testing.T, r Repository) {
