@@ -12,7 +12,7 @@ import (
 	"github.com/keboola/agnes-the-ai-analyst/release/githubtest"
 )
 
-// 100 claim different pairs and 20 claim one, all at once, at a host in trouble:
+// 50 claim different pairs and 20 claim one, all at once, at a host in trouble:
 // it answers 409, 500 and 429, loses replies and lists late.
 func TestClaimsInTrouble(t *testing.T) {
 	t.Parallel()
@@ -35,7 +35,7 @@ func TestClaimsInTrouble(t *testing.T) {
 		commit  string
 	}
 	var pairs []pair
-	for i := range 100 {
+	for i := range 50 {
 		pairs = append(pairs, pair{[]release.Channel{release.Dev, release.Stable}[i%2], w.repo.Commit(fmt.Sprint("commit ", i))})
 	}
 	same := pair{release.Stable, w.repo.Commit("the same")}
@@ -80,8 +80,8 @@ func TestClaimsInTrouble(t *testing.T) {
 			taken[v] = p
 		}
 	}
-	if len(taken) != 101 {
-		t.Errorf("%d numbers, want 101", len(taken))
+	if len(taken) != 51 {
+		t.Errorf("%d numbers, want 51", len(taken))
 	}
 	w.Heal()
 	for p, versions := range claimAll() {
@@ -97,5 +97,5 @@ func TestClaimsInTrouble(t *testing.T) {
 			numbers++
 		}
 	}
-	t.Logf("%d tags for 101 claims, %d requests", numbers, len(w.Requests()))
+	t.Logf("%d tags for 51 claims, %d requests", numbers, len(w.Requests()))
 }
