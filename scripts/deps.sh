@@ -2,8 +2,9 @@
 # Installs what building, testing and measuring need on Debian or Ubuntu.
 #
 #   scripts/deps.sh          compilers and tools for `make build`, `make run`, `make test`
-#   scripts/deps.sh --test   and the public data, the DuckDB command line, the extensions and PostgreSQL
-#                            that `make e2e` and `make bench` use, all under .tools/
+#   scripts/deps.sh --test   and the public data, the DuckDB command line, the extensions, PostgreSQL
+#                            and the container registry that `make test`, `make e2e` and `make bench`
+#                            use: .tools/ and Debian packages
 #
 # Running it again is cheap: what is present is named and left alone. Nothing
 # outside .tools/ is touched except by apt-get, and that is said beforehand.
@@ -150,6 +151,7 @@ test_tier() {
 	{ have python3 && python3 -c 'import ensurepip, venv' 2>/dev/null; } || need python3-venv "they are kept in .tools/venv, apart from the system's Python"
 	have npm || need npm "the vega-datasets test data and GitHub's description of its API come from npm"
 	compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null || need postgresql "tests of remote tables start servers of their own"
+	have docker-registry || need docker-registry "tests hold the release tool against the registry that most others descend from"
 	install_packages
 	local requirements
 	requirements=$(sha256sum <scripts/requirements-test.txt)
