@@ -108,7 +108,11 @@ func (r *rollback) choose(ctx context.Context) (outcome, error) {
 	}
 	var passedOver []string
 	for _, v := range r.shelf.versions {
-		if v == r.failed || v.Compare(r.failed) > 0 && r.known.verdicts[v] != VerdictPass {
+		if v == r.failed {
+			continue
+		}
+		if v.Compare(r.failed) > 0 && r.known.verdicts[v] != VerdictPass {
+			passedOver = append(passedOver, v.String()+" "+cmp.Or(r.known.against(r.shelf, v), "is newer and has not passed"))
 			continue
 		}
 		m, why, err := r.usable(ctx, v)
