@@ -63,6 +63,22 @@ build: ## Build bin/agnes, bin/agnesctl and bin/release-bot
 	$(BUILD) -o bin/ ./cmd/agnes
 	CGO_ENABLED=0 $(BUILD) -o bin/ ./cmd/agnesctl ./cmd/release-bot
 
+.PHONY: agnesctl
+agnesctl: ## Build bin/agnesctl alone: no C compiler needed
+	@mkdir -p bin
+	CGO_ENABLED=0 $(BUILD) -o bin/ ./cmd/agnesctl
+
+DIST := linux/amd64 linux/arm64 darwin/amd64 darwin/arm64
+
+.PHONY: dist
+dist: ## Build the static programs for every platform into dist/, with SHA256SUMS (VERSION=, CHANNEL=)
+	@rm -rf dist && mkdir -p dist
+	@for p in $(DIST); do for name in agnesctl release-bot; do \
+	  echo "dist/$${name}_$${p/\//_}"; \
+	  CGO_ENABLED=0 GOOS=$${p%/*} GOARCH=$${p#*/} $(BUILD) -o "dist/$${name}_$${p/\//_}" ./cmd/$$name; \
+	done; done
+	@cd dist && sha256sum * >SHA256SUMS
+
 .PHONY: clean
 clean: ## Remove what was built; keeps .agnes/ (data of `make run`) and .tools/
 	rm -rf bin dist coverage.out
@@ -102,6 +118,13 @@ fresh: ## Prove that `make gen` changes nothing
 .PHONY: vuln
 vuln: $(TOOLS)/govulncheck ## Look for known vulnerabilities in what is linked (needs the internet)
 	$(TOOLS)/govulncheck ./...
+
+# Of `make contract`: one connector's folder, or ... for all.
+CONNECTOR ?= ...
+
+.PHONY: contract
+contract: ## Prove that connectors keep the extract contract (CONNECTOR=)
+	go test -tags $(TAGS) -count=1 ./connectors ./connectors/$(CONNECTOR)
 
 .PHONY: e2e
 e2e: build ## Run whole stories on the binaries and on public data; `make deps-test` first
