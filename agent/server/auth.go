@@ -7,8 +7,10 @@ import (
 	"net/netip"
 	"net/url"
 	"strings"
+	"time"
 
 	"github.com/danielgtaylor/huma/v2"
+	"github.com/danielgtaylor/huma/v2/adapters/humaecho"
 	"github.com/labstack/echo/v4"
 
 	"github.com/keboola/agnes-the-ai-analyst/agent"
@@ -91,6 +93,12 @@ func register[I, O any](s *Server, need access, op huma.Operation, handler func(
 		op.Errors = append(op.Errors, http.StatusUnauthorized, http.StatusForbidden)
 	}
 	op.Errors = append(op.Errors, http.StatusServiceUnavailable)
+	op.Middlewares = append(op.Middlewares, func(ctx huma.Context, next func(huma.Context)) {
+		if humaecho.Unwrap(ctx).Request().Body == http.NoBody {
+			ctx = bodiless{ctx}
+		}
+		next(ctx)
+	})
 	if need > public {
 		// Checked before the body is read, so that a stranger learns nothing
 		// from validation.
@@ -117,6 +125,20 @@ func register[I, O any](s *Server, need access, op huma.Operation, handler func(
 		return out, nil
 	})
 }
+
+// bodiless is a request without a body. huma bounds the time to read one by a
+// deadline on the connection; without one to read it would end the request
+// itself after five seconds, for net/http reads on to notice a caller who goes
+// away, and takes the deadline for that.
+type bodiless struct{ humaContext }
+
+type humaContext = huma.Context // whose own method Context a field of that name would hide
+
+// SetReadDeadline does nothing.
+func (bodiless) SetReadDeadline(time.Time) error { return nil }
+
+// Unwrap serves humaecho.Unwrap.
+func (b bodiless) Unwrap() huma.Context { return b.humaContext }
 
 // clientAddress is the address that rate limits and the audit log use. The
 // proxy's word counts only where a proxy is configured and the peer is near.

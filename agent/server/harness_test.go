@@ -50,6 +50,7 @@ type source struct {
 	tables map[string]string
 	err    error         // of the source as a whole
 	hold   chan struct{} // when set, Extract waits for it
+	asked  func()        // when set, Discover calls it
 }
 
 func (s *source) set(table, sqlText string) {
@@ -69,6 +70,9 @@ func (s *source) Check(context.Context) error { return s.err }
 func (s *source) Discover(context.Context) ([]connectors.Table, []connectors.Warning, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.asked != nil {
+		s.asked()
+	}
 	var out []connectors.Table
 	for name := range s.tables {
 		out = append(out, connectors.Table{Name: name, Rows: -1, SizeBytes: -1, QueryMode: connectors.Local})
