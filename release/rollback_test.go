@@ -3,14 +3,16 @@ package release_test
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net/http"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/keboola/agnes-the-ai-analyst/internal/problem"
 	"github.com/keboola/agnes-the-ai-analyst/release"
+	"github.com/keboola/agnes-the-ai-analyst/release/github"
+	"github.com/keboola/agnes-the-ai-analyst/release/githubtest"
 	"github.com/keboola/agnes-the-ai-analyst/release/oci/ocitest"
 )
 
@@ -309,34 +311,31 @@ func TestRegistryTroubleIsNeverAVerdict(t *testing.T) {
 	}
 }
 
-// desk is a code host that knows who descends from whom.
-type desk struct {
-	release.Forge
-	descends func(ancestor, commit string) (bool, error)
-	alerts   []release.Alert
-	fail     error
-}
-
-func (d *desk) Descends(_ context.Context, ancestor, commit string) (bool, error) {
-	return d.descends(ancestor, commit)
-}
-
-func (d *desk) Alert(_ context.Context, a release.Alert) (string, error) {
-	d.alerts = append(d.alerts, a)
-	return "https://example.com/issues/1", d.fail
+// hub is a GitHub that knows the house's commits as far as it is told.
+func hub(t *testing.T) (*githubtest.Server, *githubtest.Repo, *github.Client) {
+	t.Helper()
+	server := githubtest.New(t)
+	client, err := github.New(github.Options{
+		API: server.URL, Repo: "keboola/agnes", Token: githubtest.Token,
+		Sleep: func(ctx context.Context, _ time.Duration) error { return ctx.Err() },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return server, server.Repo("keboola/agnes"), client
 }
 
 func TestStableMovesToDescendantsOnly(t *testing.T) {
 	t.Parallel()
 	h := newHouse(t)
+	server, repo, client := hub(t)
 	first := h.stable(t, 1)[0]
-	stray, next := h.build(t, release.Stable), h.build(t, release.Stable)
-	var asked []string
+	stray, next, unknown := h.build(t, release.Stable), h.build(t, release.Stable), h.build(t, release.Stable)
+	repo.AddCommit(first.Commit)
+	repo.AddCommit(stray.Commit)
+	repo.AddCommit(next.Commit, first.Commit)
 	p := h.publisher(t)
-	p.Forge = &desk{descends: func(ancestor, commit string) (bool, error) {
-		asked = append(asked, ancestor+" "+commit)
-		return commit != stray.Commit, nil
-	}}
+	p.Forge = client
 	got, err := p.Publish(t.Context(), stray)
 	if m := move(t, got, "stable"); err != nil || m.Moved || !strings.Contains(m.Reason, "descend") {
 		t.Errorf("%+v, %v", m, err)
@@ -345,39 +344,53 @@ func TestStableMovesToDescendantsOnly(t *testing.T) {
 	if got, err := p.Publish(t.Context(), next); err != nil || !move(t, got, "stable").Moved {
 		t.Errorf("%+v, %v", got, err)
 	}
-	if want := []string{first.Commit + " " + stray.Commit, first.Commit + " " + next.Commit}; !slices.Equal(asked, want) {
-		t.Errorf("asked %v, want %v", asked, want)
-	}
-	// What the host cannot tell holds nothing back, and branches of dev are not asked about.
-	p.Forge = &desk{descends: func(string, string) (bool, error) { return false, fmt.Errorf("gone: %w", release.ErrNotFound) }}
-	if got, err := p.Publish(t.Context(), h.build(t, release.Stable)); err != nil || !move(t, got, "stable").Moved {
+	// What the host cannot tell holds nothing back.
+	if got, err := p.Publish(t.Context(), unknown); err != nil || !move(t, got, "stable").Moved {
 		t.Errorf("%+v, %v", got, err)
 	}
-	p.Forge = &desk{descends: func(string, string) (bool, error) { t.Error("asked about dev"); return false, nil }}
+	if n := server.Count("GET", "/repos/*/compare/*"); n != 3 {
+		t.Errorf("asked %d times for ancestry, want once a publication", n)
+	}
+	// Branches of dev are no descendants of each other, and nobody asks.
 	for range 2 {
-		if got, err := p.Publish(t.Context(), h.build(t, release.Dev)); err != nil || !move(t, got, "dev").Moved {
+		b := h.build(t, release.Dev)
+		repo.AddCommit(b.Commit)
+		if got, err := p.Publish(t.Context(), b); err != nil || !move(t, got, "dev").Moved {
 			t.Errorf("%+v, %v", got, err)
 		}
 	}
+	if n := server.Count("GET", "/repos/*/compare/*"); n != 3 {
+		t.Errorf("asked about dev")
+	}
+	// A host in trouble makes it inconclusive; the tags that never move are there.
+	server.Inject(githubtest.Fault{Path: "/repos/*/compare/*", Status: http.StatusBadGateway})
+	last := h.build(t, release.Stable)
+	if _, err := p.Publish(t.Context(), last); problem.ExitCode(err) != 5 {
+		t.Errorf("%v, want inconclusive", err)
+	}
+	h.expect(t, map[string]string{"stable": unknown.Digest, release.VersionTag(release.Stable, last.Version): last.Digest})
 }
 
 func TestAFailingAlertFailsAtTheEnd(t *testing.T) {
 	t.Parallel()
 	h := newHouse(t)
+	server, repo, client := hub(t)
 	all := h.stable(t, 2)
 	p := h.publisher(t)
-	d := &desk{fail: problem.New(problem.Unavailable, "expected an answer of the code host, found 502", "again")}
-	p.Forge = d
+	p.Forge = client
 	notified := 0
 	p.Notify = func(context.Context, release.Notice) error { notified++; return nil }
+	server.Inject(githubtest.Fault{Method: http.MethodPost, Path: "/repos/*/issues", Status: http.StatusBadGateway})
 	got, err := p.Rollback(t.Context(), all[1].Version, release.Version{}, "")
 	if problem.ExitCode(err) != 5 || state(got.Steps, "issue") != release.Failed || notified != 1 {
 		t.Errorf("%+v, %v: want the issue failed and the webhook called", got, err)
 	}
 	h.expect(t, map[string]string{"stable": all[0].Digest, release.DeprecatedTag(all[1].Version): all[1].Digest})
-	d.fail = nil
-	got, err = p.Rollback(t.Context(), all[1].Version, release.Version{}, "")
-	if err != nil || got.IssueURL == "" || len(d.alerts) != 2 || d.alerts[0].Marker != d.alerts[1].Marker || d.alerts[0].Body != d.alerts[1].Body {
-		t.Errorf("%+v, %v, %+v", got, err, d.alerts)
+	server.Heal()
+	for range 2 {
+		got, err = p.Rollback(t.Context(), all[1].Version, release.Version{}, "")
+		if issues := repo.Issues(); err != nil || got.IssueURL == "" || len(issues) != 1 || !strings.Contains(issues[0].Body, all[0].Version.String()) {
+			t.Errorf("%+v, %v, %+v", got, err, issues)
+		}
 	}
 }
