@@ -76,30 +76,33 @@ func ParseChangelog(name string, file []byte) (*Changelog, error) {
 	c.sections = []changelogSection{{}}
 	lines := map[string]int{}
 	var opaque opaqueState
-	n := 0
-	for line := range strings.SplitAfterSeq(string(file), "\n") {
+	text := string(file)
+	n, at, begin := 0, 0, 0 // the line, where it begins, where the section's body does
+	for line := range strings.SplitAfterSeq(text, "\n") {
 		n++
+		start := at
+		at += len(line)
 		inside := opaque.next(line)
 		m := sectionHeading.FindStringSubmatch(line)
 		if inside || m == nil {
-			last := &c.sections[len(c.sections)-1]
-			last.body += line
 			continue
 		}
+		c.sections[len(c.sections)-1].body = text[begin:start]
+		begin = at
 		title := m[1]
 		if strings.EqualFold(title, unreleased) {
 			title = unreleased
 		}
-		if at, ok := lines[title]; ok {
+		if first, ok := lines[title]; ok {
 			return nil, problem.New(problem.Invalid,
-				fmt.Sprintf("expected one section %q in %s, found a second one in line %d (the first is in line %d)", title, name, n, at),
-				fmt.Sprintf("move what is below line %d into the section of line %d", n, at))
+				fmt.Sprintf("expected one section %q in %s, found a second one in line %d (the first is in line %d)", title, name, n, first),
+				fmt.Sprintf("move what is below line %d into the section of line %d", n, first))
 		}
 		lines[title] = n
 		c.sections = append(c.sections, changelogSection{name: title, heading: line})
 	}
 	last := &c.sections[len(c.sections)-1]
-	last.body, last.tail = cutLinks(last.body)
+	last.body, last.tail = cutLinks(text[begin:])
 	return c, nil
 }
 
@@ -307,6 +310,12 @@ func piecesOf(body string) []piece {
 	pieces := []piece{{}}
 	section, blank := "", true
 	var opaque opaqueState
+	at, begin := 0, 0 // of the line, and of the piece that it may belong to
+	add := func(kind pieceKind) {
+		pieces[len(pieces)-1].raw = body[begin:at]
+		begin = at
+		pieces = append(pieces, piece{kind: kind, section: section})
+	}
 	for line := range strings.SplitAfterSeq(body, "\n") {
 		if line == "" {
 			continue
@@ -319,19 +328,19 @@ func piecesOf(body string) []piece {
 		switch {
 		case margin && heading != nil:
 			section = heading[1]
-			pieces = append(pieces, piece{kind: pieceHeading, section: section, raw: line})
+			add(pieceHeading)
 		case margin && strings.HasPrefix(line, "<!--") && (blank || last.kind != pieceEntry):
-			pieces = append(pieces, piece{section: section, raw: line})
+			add(pieceOther)
 		case margin && (isBullet(line) || blank), !empty && last.kind == pieceHeading,
 			!empty && !inside && last.kind == pieceOther:
-			pieces = append(pieces, piece{kind: pieceEntry, section: section, raw: line})
-		case inside && last.kind == pieceOther && strings.TrimSpace(last.raw) == "": // a code block comes first
-			pieces = append(pieces, piece{kind: pieceEntry, section: section, raw: line})
-		default:
-			last.raw += line
+			add(pieceEntry)
+		case inside && last.kind == pieceOther && strings.TrimSpace(body[begin:at]) == "": // a code block comes first
+			add(pieceEntry)
 		}
 		blank = empty
+		at += len(line)
 	}
+	pieces[len(pieces)-1].raw = body[begin:]
 	return pieces
 }
 

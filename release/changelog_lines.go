@@ -65,16 +65,17 @@ func (o *opaqueState) next(line string) bool {
 			o.comment, rest = false, after
 			continue
 		}
-		code, end := anyCodeSpan(rest)
 		at := strings.Index(rest, "<!--")
-		switch {
-		case at < 0:
+		if at < 0 {
 			return began
-		case code < at:
-			rest = rest[end:]
-		default:
-			o.comment, rest = true, rest[at+len("<!--"):]
 		}
+		if strings.IndexByte(rest[:at], '`') >= 0 {
+			if code, end := anyCodeSpan(rest); code < at {
+				rest = rest[end:]
+				continue
+			}
+		}
+		o.comment, rest = true, rest[at+len("<!--"):]
 	}
 	return began
 }

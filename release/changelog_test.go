@@ -3,6 +3,7 @@ package release
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -272,4 +273,23 @@ func FuzzChangelog(f *testing.F) {
 			}
 		}
 	})
+}
+
+func TestALongChangelogIsReadInTime(t *testing.T) {
+	t.Parallel()
+	for name, text := range map[string]string{
+		"many entries": strings.Repeat("- a b c d e f g\n", 1<<16),
+		"a long entry": "- a\n" + strings.Repeat("  b c d e f g\n", 1<<16),
+		"comments":     strings.Repeat("<!-- x --> ", 1<<16),
+		"backticks":    strings.Repeat("`` ` ", 1<<17),
+	} {
+		began := time.Now()
+		c := mustChangelog(t, "## Unreleased\n\n"+text)
+		if err := c.Release("CHANGELOG.md", april5, "2026-04-09", c.Unreleased()); err != nil {
+			t.Error(err)
+		}
+		if took := time.Since(began); took > 10*time.Second {
+			t.Errorf("%s: a megabyte took %v", name, took)
+		}
+	}
 }

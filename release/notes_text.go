@@ -169,10 +169,10 @@ func mentionAt(s string, i int) string {
 func silence(m string) string {
 	var b strings.Builder
 	var fence fenceState
-	paragraph := ""
+	var paragraph strings.Builder
 	flush := func() {
-		silenceParagraph(&b, paragraph)
-		paragraph = ""
+		silenceParagraph(&b, paragraph.String())
+		paragraph.Reset()
 	}
 	for line := range strings.SplitAfterSeq(m, "\n") {
 		switch {
@@ -183,7 +183,7 @@ func silence(m string) string {
 			flush()
 			b.WriteString(line)
 		default: // a code span can continue on the next line
-			paragraph += line
+			paragraph.WriteString(line)
 		}
 	}
 	flush()
