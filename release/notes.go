@@ -352,6 +352,7 @@ func (o NotesOptions) pullRequests(ctx context.Context, n *Notes, commits []Comm
 // version, or, where there is none yet, what has come into Unreleased and the
 // fragments since the previous release.
 func (o NotesOptions) entries(ctx context.Context, n *Notes) ([]ChangelogEntry, error) {
+	written := false // the previous release's section
 	if o.Edited != nil {
 		c, err := ParseChangelog(o.Files.Path, o.Edited)
 		if err != nil {
@@ -360,6 +361,7 @@ func (o NotesOptions) entries(ctx context.Context, n *Notes) ([]ChangelogEntry, 
 		if entries, ok := c.Section(n.Version); ok {
 			return entries, nil
 		}
+		_, written = c.Section(o.Previous.Version)
 	}
 	now, err := o.waiting(ctx, n.Commit, true)
 	if err != nil || n.First() {
@@ -382,7 +384,7 @@ func (o NotesOptions) entries(ctx context.Context, n *Notes) ([]ChangelogEntry, 
 		}
 		return false
 	})
-	if left := len(now) - len(fresh); left > 0 {
+	if left := len(now) - len(fresh); left > 0 && !written {
 		n.Warnings = append(n.Warnings, fmt.Sprintf("%d changelog entries of %s are not below its heading yet; unless its release is under way: release-bot notes %s --write",
 			left, n.Previous.Version, n.Previous.Version))
 	}

@@ -275,6 +275,12 @@ func TestEntriesBelongToTheReleaseThatBroughtThem(t *testing.T) {
 		t.Errorf("the warnings are %q", n.Warnings)
 	}
 
+	o := r.options("p", "c")
+	o.Edited = []byte("## Unreleased\n\n## 2026.04.3 - 2026-04-02\n\n- A.\n")
+	if n, err := release.CollectNotes(t.Context(), o); err != nil || len(n.Warnings) != 0 {
+		t.Errorf("with the section of the release before: %v, warnings %q", err, n.Warnings)
+	}
+
 	// The branch has moved on: p's changelog was written, d came.
 	tree := files{
 		"CHANGELOG.md": "# Changelog\n\n## Unreleased\n\n### Fixed\n\n- two\n- three\n\n## 2026.04.3 - 2026-04-02\n\n### Added\n\n- A.\n\n### Fixed\n\n- one\n",
@@ -302,7 +308,6 @@ func TestEntriesBelongToTheReleaseThatBroughtThem(t *testing.T) {
 		t.Errorf("the second time: %v, %v", show(edits), err)
 	}
 	// With the section written, the notes say what it says: people may have edited it.
-	o := r.options("p", "c")
 	o.Edited = []byte(strings.Replace(tree["CHANGELOG.md"], "- B.", "- B, edited.", 1))
 	if edited, err := release.CollectNotes(t.Context(), o); err != nil || !strings.Contains(render(t, edited), "- B, edited.") {
 		t.Errorf("an edited section: %v\n%s", err, render(t, edited))
