@@ -3,6 +3,7 @@ package state
 import (
 	"context"
 	"database/sql"
+	"database/sql/driver"
 	"encoding/json"
 	"time"
 )
@@ -51,11 +52,17 @@ func (s *Store) Append(ctx context.Context, e AuditEntry) error {
 func (s *Store) AppendAll(ctx context.Context, entries []AuditEntry, keep time.Duration) error {
 	return s.update(ctx, func(tx *writeTx) error {
 		actions := make(map[string]bool)
-		for _, e := range entries {
+		rows := make([][]driver.Value, len(entries))
+		for i, e := range entries {
 			actions[e.Action] = true
-			if err := appendAudit(tx, e); err != nil {
+			row, err := auditRow(e)
+			if err != nil {
 				return err
 			}
+			rows[i] = row
+		}
+		if err := tx.insert("audit", rows); err != nil {
+			return err
 		}
 		for action := range actions {
 			if keep == 0 {
@@ -70,6 +77,15 @@ func (s *Store) AppendAll(ctx context.Context, entries []AuditEntry, keep time.D
 }
 
 func appendAudit(tx *writeTx, e AuditEntry) error {
+	row, err := auditRow(e)
+	if err != nil {
+		return err
+	}
+	return tx.insert("audit", [][]driver.Value{row})
+}
+
+// auditRow returns the columns of an entry, with what it leaves out filled in.
+func auditRow(e AuditEntry) ([]driver.Value, error) {
 	if e.ID == "" {
 		e.ID = newID()
 	}
@@ -87,11 +103,9 @@ func appendAudit(tx *writeTx, e AuditEntry) error {
 	}
 	detail, err := toJSON(e.Detail)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	_, err = tx.exec("INSERT INTO audit VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-		e.ID, e.At.UTC(), e.Actor, e.ActorID, e.Action, e.Target, e.Outcome, detail, e.Remote)
-	return err
+	return []driver.Value{e.ID, e.At.UTC(), e.Actor, e.ActorID, e.Action, e.Target, e.Outcome, detail, e.Remote}, nil
 }
 
 // ListAudit returns up to limit entries, newest first, older than the entry
