@@ -127,8 +127,9 @@ contract: ## Prove that connectors keep the extract contract (CONNECTOR=)
 	go test -tags $(TAGS) -count=1 ./connectors ./connectors/$(CONNECTOR)
 
 .PHONY: e2e
-e2e: build ## Run whole stories on the binaries and on public data; `make deps-test` first
+e2e: build ## Run whole stories on the binaries and on public data, and the long soak; `make deps-test` first
 	go test -tags $(E2E_TAGS) -count=1 -timeout 30m $(TESTFLAGS) ./e2e/...
+	go test -tags $(E2E_TAGS) -count=1 -timeout 30m -run TestBenchSoak $(TESTFLAGS) ./agent/server
 
 .PHONY: bench
 bench: ## Measure against the bars that the documentation promises; `make deps-test` first
