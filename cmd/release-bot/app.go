@@ -54,6 +54,21 @@ func (a *app) answer(title string, value any, table func(*cli.Grid)) error {
 	if err := cli.Print(a.env.Stdout, a.format, value, table); err != nil {
 		return err
 	}
+	if a.env.Getenv("GITHUB_OUTPUT") == "" && a.env.Getenv("GITHUB_STEP_SUMMARY") == "" {
+		return nil
+	}
+	var text bytes.Buffer
+	if err := cli.Print(&text, cli.Table, value, table); err != nil {
+		return err
+	}
+	// An indented block shows whatever the text holds as it is.
+	block := "    " + strings.ReplaceAll(strings.TrimRight(text.String(), "\n"), "\n", "\n    ")
+	return a.record(value, fmt.Sprintf("### %s\n\n%s\n\n", title, block))
+}
+
+// record makes an answer the step's outputs and summary, a Markdown text, where
+// a workflow wants them.
+func (a *app) record(value any, summary string) error {
 	if path := a.env.Getenv("GITHUB_OUTPUT"); path != "" {
 		out, err := outputs(value)
 		if err != nil {
@@ -64,13 +79,7 @@ func (a *app) answer(title string, value any, table func(*cli.Grid)) error {
 		}
 	}
 	if path := a.env.Getenv("GITHUB_STEP_SUMMARY"); path != "" {
-		var text bytes.Buffer
-		if err := cli.Print(&text, cli.Table, value, table); err != nil {
-			return err
-		}
-		// An indented block shows whatever the text holds as it is.
-		block := "    " + strings.ReplaceAll(strings.TrimRight(text.String(), "\n"), "\n", "\n    ")
-		return appendTo(path, fmt.Sprintf("### %s\n\n%s\n\n", title, block))
+		return appendTo(path, summary)
 	}
 	return nil
 }

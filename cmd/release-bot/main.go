@@ -28,6 +28,9 @@ func main() {
 // run is the whole program.
 func run(ctx context.Context, args []string, getenv func(string) string, stdin io.Reader, stdout, stderr io.Writer) int {
 	env := cli.Env{Args: args, Getenv: getenv, Stdin: stdin, Stdout: stdout, Stderr: stderr}
+	if len(args) == 1 && args[0] == "action" {
+		return runAction(ctx, env)
+	}
 	return cli.Main(ctx, env, newRoot)
 }
 
@@ -52,6 +55,17 @@ the answer is written there, too.`,
 	a.flags(root.PersistentFlags())
 	root.AddCommand(
 		newVersion(a),
+		newTags(a),
+		newPublish(a),
+		newPromote(a),
+		newVerdict(a),
+		newDeprecate(a),
+		newRollback(a),
+		newPrune(a),
+		newRestore(a),
+		newNotes(a),
+		newPreflight(a),
+		newAction(a),
 		cli.CompletionCommand(env),
 		cli.TreeCommand(env),
 		cli.DocsCommand(env),
