@@ -5,7 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"math/big"
+	"math/bits"
 	"strconv"
 	"strings"
 	"time"
@@ -134,11 +134,11 @@ func compile(t duckdb.LogicalType, opt columnOptions, size func() int) (*column,
 		})
 	case duckdb.TypeHugeInt, duckdb.TypeUHugeInt:
 		simple(c, size, func(buf []byte, v int128) []byte {
-			b := v.big(id == duckdb.TypeHugeInt)
-			if opt.bigIntStrings && b.BitLen() > 53 {
-				return append(b.Append(append(buf, '"'), 10), '"')
+			signed := id == duckdb.TypeHugeInt
+			if _, hi, lo := v.magnitude(signed); opt.bigIntStrings && (hi > 0 || lo > maxSafe) {
+				return append(v.append(append(buf, '"'), signed), '"')
 			}
-			return b.Append(buf, 10)
+			return v.append(buf, signed)
 		})
 	case duckdb.TypeFloat:
 		simple(c, size, func(buf []byte, v float32) []byte { return appendFloat(buf, float64(v), 32, opt.csv) })
@@ -190,14 +190,37 @@ type int128 struct {
 	upper int64
 }
 
-func (v int128) big(signed bool) *big.Int {
-	var b *big.Int
-	if signed {
-		b = big.NewInt(v.upper)
-	} else {
-		b = new(big.Int).SetUint64(uint64(v.upper))
+func (v int128) magnitude(signed bool) (negative bool, hi, lo uint64) {
+	hi, lo = uint64(v.upper), v.lower
+	if !signed || v.upper >= 0 {
+		return false, hi, lo
 	}
-	return b.Add(b.Lsh(b, 64), new(big.Int).SetUint64(v.lower))
+	lo, borrow := bits.Sub64(0, lo, 0)
+	hi, _ = bits.Sub64(0, hi, borrow)
+	return true, hi, lo
+}
+
+func (v int128) append(buf []byte, signed bool) []byte {
+	negative, hi, lo := v.magnitude(signed)
+	if negative {
+		buf = append(buf, '-')
+	}
+	return appendUint128(buf, hi, lo)
+}
+
+func appendUint128(buf []byte, hi, lo uint64) []byte {
+	if hi == 0 {
+		return strconv.AppendUint(buf, lo, 10)
+	}
+	const group = 1e19 // the largest power of ten in 64 bits
+	above, rest := bits.Div64(hi%group, lo, group)
+	buf = appendUint128(buf, hi/group, above)
+	buf = append(buf, "0000000000000000000"...)
+	for i := len(buf) - 1; rest > 0; i-- {
+		buf[i] = byte('0' + rest%10)
+		rest /= 10
+	}
+	return buf
 }
 
 func appendUUID(buf []byte, v int128) []byte {
@@ -241,7 +264,10 @@ func compileDecimal(c *column, t duckdb.LogicalType, size func() int) error {
 	case duckdb.TypeBigInt:
 		simple(c, size, func(buf []byte, v int64) []byte { return appendDecimal(buf, v, scale) })
 	case duckdb.TypeHugeInt:
-		simple(c, size, func(buf []byte, v int128) []byte { return appendPoint(buf, v.big(true).String(), scale) })
+		simple(c, size, func(buf []byte, v int128) []byte {
+			var digits [40]byte
+			return appendPoint(buf, v.append(digits[:0], true), scale)
+		})
 	default:
 		return errType
 	}
@@ -250,12 +276,12 @@ func compileDecimal(c *column, t duckdb.LogicalType, size func() int) error {
 
 func appendDecimal(buf []byte, v int64, scale int) []byte {
 	var digits [24]byte
-	return appendPoint(buf, string(strconv.AppendInt(digits[:0], v, 10)), scale)
+	return appendPoint(buf, strconv.AppendInt(digits[:0], v, 10), scale)
 }
 
 // appendPoint writes every digit of the scale, as DuckDB does.
-func appendPoint(buf []byte, digits string, scale int) []byte {
-	if strings.HasPrefix(digits, "-") {
+func appendPoint(buf, digits []byte, scale int) []byte {
+	if digits[0] == '-' {
 		buf, digits = append(buf, '-'), digits[1:]
 	}
 	if scale == 0 {
