@@ -169,7 +169,12 @@ func (e *Engine) worker(ctx context.Context, req Request) (*process, error) {
 		e.newest = req.Generation
 		e.dropOld()
 	}
-	p := e.take(key)
+	var p *process
+	if req.Format == Parquet { // ends its worker: the warm ones are for others
+		p = e.takeBlank()
+	} else {
+		p = e.take(key)
+	}
 	e.mu.Unlock()
 	if p != nil && p.key == key {
 		return p, nil
@@ -182,7 +187,12 @@ func (e *Engine) worker(ctx context.Context, req Request) (*process, error) {
 				"Try again in a moment; the instance's machine may be short of memory or processes.").WithCode("no_worker")
 		}
 	}
-	if err := p.bind(ctx, bindMessage{Views: req.Views, MemoryBytes: e.opt.MemoryBytes, Sandbox: true}); err != nil {
+	m := bindMessage{Views: req.Views, MemoryBytes: e.opt.MemoryBytes, Sandbox: true}
+	if req.Format == Parquet {
+		m.Threads = parquetThreads
+		p.spent = true // for others, whatever becomes of the statement
+	}
+	if err := p.bind(ctx, m); err != nil {
 		p.kill()
 		return nil, err
 	}
@@ -204,6 +214,11 @@ func (e *Engine) take(key string) *process {
 			}
 		}
 	}
+	return e.takeBlank()
+}
+
+// takeBlank finds a worker that is not bound, or nil. The caller holds mu.
+func (e *Engine) takeBlank() *process {
 	for n := len(e.blank); n > 0; n-- {
 		p := e.blank[n-1]
 		e.blank = e.blank[:n-1]

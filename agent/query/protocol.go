@@ -35,6 +35,7 @@ type bindMessage struct {
 	Views       []View
 	MemoryBytes int64
 	Sandbox     bool // restrict the process itself, beyond DuckDB's own settings
+	Threads     int  // of one statement; 0: one
 	Attach      *attachMessage
 }
 

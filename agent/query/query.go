@@ -19,8 +19,8 @@
 //	rows.go      DuckDB's vectors -> JSON and CSV; nested.go lists, structs and their kin; arrow.go Arrow
 //
 // A worker runs one statement at a time, and a statement that writes Parquet
-// ends its worker. A published generation never changes, so a worker serves
-// one (generation, grants) for life.
+// has a worker of its own, which ends with it. A published generation never
+// changes, so a worker serves one (generation, grants) for life.
 package query
 
 import "time"
@@ -34,7 +34,7 @@ const (
 	NDJSON  Format = "ndjson"  // one object a row
 	CSV     Format = "csv"     // RFC 4180 with a header
 	Arrow   Format = "arrow"   // Arrow IPC stream
-	Parquet Format = "parquet" // one file, Zstandard
+	Parquet Format = "parquet" // one file, Zstandard; rows in no certain order without ORDER BY
 )
 
 // View is a table as a query sees it: a name over immutable Parquet files, or

@@ -281,7 +281,7 @@ func TestABoundWorkerReachesNothingButTheGrantedFiles(t *testing.T) {
 	for _, reached := range out.Reached {
 		t.Errorf("a bound worker could: %s", reached)
 	}
-	if want := []string{"GOMAXPROCS=2", "GOMEMLIMIT=64MiB", "TZ=UTC"}; !slices.Equal(slices.Sorted(slices.Values(out.Env)), want) {
+	if want := []string{"GLIBC_TUNABLES=glibc.malloc.tcache_count=1000", "GOMAXPROCS=2", "GOMEMLIMIT=64MiB", "TZ=UTC"}; !slices.Equal(slices.Sorted(slices.Values(out.Env)), want) {
 		t.Errorf("environment = %q, want %q", out.Env, want)
 	}
 	if out.Dir != "/" {
