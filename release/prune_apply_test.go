@@ -398,6 +398,15 @@ func TestRestorePutsPartsBackBeforeIndexes(t *testing.T) {
 		t.Errorf("again: %v %+v", err, again)
 	}
 
+	// The order of the journal does not matter: one of several prunes has its own.
+	must(s.apply(must(release.Plan(s.in)), &release.MemoryJournal{}))
+	slices.Reverse(entries)
+	order = nil
+	must(release.Restore(t.Context(), entries, restoring, applyOptions()))
+	if slices.Index(order, own) > slices.Index(order, index) {
+		t.Errorf("restored in the order %v", order)
+	}
+
 	// What the host forgot is said, and the rest comes back.
 	must(s.apply(must(release.Plan(s.in)), &release.MemoryJournal{}))
 	delete(s.deleted, result.Versions[0].ID)
