@@ -63,6 +63,16 @@ func OpenJournal(path string) (*Journal, error) {
 	return newJournal(path, f, entries), nil
 }
 
+// PeekJournal reads a journal, or none, without touching it: for a dry run, which
+// adds nothing. It need not be closed.
+func PeekJournal(path string) (*Journal, error) {
+	entries, _, err := readJournal(path)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	return newJournal(path, nil, entries), nil
+}
+
 func newJournal(path string, f journalFile, entries []JournalEntry) *Journal {
 	j := &Journal{path: path, file: f, entries: entries, known: map[int64]string{}}
 	for _, e := range entries {
@@ -108,6 +118,9 @@ func parseJournal(path string, content []byte) (entries []JournalEntry, size int
 func (j *Journal) add(e JournalEntry) error {
 	if j.has(e.ID, e.Digest) {
 		return nil
+	}
+	if j.file == nil {
+		return journalError(errors.New("it was opened for reading"), j.path)
 	}
 	line, err := json.Marshal(e)
 	if err != nil {

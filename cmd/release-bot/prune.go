@@ -239,7 +239,10 @@ func (p *pruning) applyPlan(ctx context.Context) error {
 		return problem.New(problem.Refused, fmt.Sprintf("expected a plan for %s, found one for %s in %s", registry, plan.Repository, p.apply), "add --registry "+plan.Repository)
 	}
 	path := cmp.Or(p.journal, p.apply+".journal")
-	journal, err := release.OpenJournal(path)
+	journal, err := release.PeekJournal(path)
+	if err == nil && !p.dryRun {
+		journal, err = release.OpenJournal(path)
+	}
 	if err != nil {
 		return err
 	}
@@ -251,8 +254,8 @@ func (p *pruning) applyPlan(ctx context.Context) error {
 		},
 	})
 	bar.Close()
-	if e := journal.Close(); err == nil {
-		err = e
+	if !p.dryRun {
+		err = cmp.Or(err, journal.Close())
 	}
 	if err != nil {
 		return err

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"syscall"
@@ -152,6 +153,10 @@ func TestPrunePlansAppliesAndRestores(t *testing.T) {
 	if code, errs := call(t, a.env, &done, a.args("prune", "--apply", plan, "--dry-run")...); code != 0 || len(done.Versions) != 8 || len(a.there()) != 16 {
 		t.Errorf("dry run: exit %d, %+v\n%s", code, done, errs)
 	}
+	if files, err := os.ReadDir(dir); err != nil || len(files) != 3 {
+		t.Errorf("after the dry run there are %v, %v", files, err)
+	}
+	done = applied{}
 	if code, errs := call(t, a.env, &done, a.args("prune", "--apply", plan)...); code != 0 || done.Deleted != 8 || done.Journal != plan+".journal" {
 		t.Fatalf("exit %d, %+v\n%s", code, done, errs)
 	}
@@ -438,7 +443,10 @@ func TestPrunePlanOfTenThousandVersions(t *testing.T) {
 	if lists != 100 || len(reads) != 10000 {
 		t.Errorf("expected 100 lists and 10,000 manifests")
 	}
-	if peak > 150 {
+	build, _ := debug.ReadBuildInfo()
+	if raced := slices.Contains(build.Settings, debug.BuildSetting{Key: "-race", Value: "true"}); raced {
+		t.Log("memory is not judged: the race detector takes several times as much")
+	} else if peak > 150 {
 		t.Errorf("expected less than 150 MiB")
 	}
 }
