@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -273,24 +274,23 @@ func TestRegistryTroubleIsNeverAVerdict(t *testing.T) {
 	for fault, answer := range faults {
 		t.Run(fault, func(t *testing.T) {
 			t.Parallel()
-			for k := 0; ; k++ {
+			for k := int32(0); ; k++ {
 				h := newHouse(t)
 				all := h.stable(t, 2)
 				bad := all[1]
-				calls := 0
+				var calls atomic.Int32
 				h.Intercept(func(w http.ResponseWriter, _ *http.Request, after bool) bool {
 					if after {
 						return false
 					}
-					calls++
-					if calls <= k+1 { // the sign-in is a call, too
+					if calls.Add(1) <= k+1 { // the sign-in is a call, too
 						return false
 					}
 					answer(w)
 					return true
 				})
 				_, err := h.publisher(t).Rollback(t.Context(), bad.Version, release.Version{}, "")
-				if calls <= k+1 {
+				if calls.Load() <= k+1 {
 					if k < 5 || err != nil {
 						t.Errorf("a rollback of %d calls: %v", k, err)
 					}
