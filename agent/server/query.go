@@ -83,7 +83,7 @@ func likingOf(accept, name string) liking {
 }
 
 type queryInput struct {
-	Accept string `header:"Accept" doc:"text/csv, application/x-ndjson, application/vnd.apache.parquet and application/vnd.apache.arrow.stream stream without a row limit."`
+	Accept string `header:"Accept" doc:"text/csv, application/x-ndjson, application/vnd.apache.parquet and application/vnd.apache.arrow.stream stream without a row limit. Rows of Parquet come in no certain order unless the statement has ORDER BY."`
 	Body   api.QueryRequest
 }
 
