@@ -49,7 +49,12 @@ func bare(t testing.TB, n int) (path string, commits []string) {
 	var in strings.Builder
 	for i := range n {
 		fmt.Fprintf(&in, "commit refs/heads/main\nmark :%d\ncommitter t <t@example.com> %d +0000\ndata 6\ncommit\n", i+1, 1775000000+i)
-		fmt.Fprintf(&in, "M 644 inline file\ndata <<END\n%s\nEND\n\n", strings.Repeat(fmt.Sprint("line ", i, "\n"), 100))
+		// Text that does not compress: reading a tag must not transfer it.
+		var noise strings.Builder
+		for range 40 {
+			noise.WriteString(rand.Text() + "\n")
+		}
+		fmt.Fprintf(&in, "M 644 inline file\ndata <<END\n%sEND\n\n", noise.String())
 	}
 	cmd := exec.Command("git", "fast-import", "--quiet")
 	cmd.Dir, cmd.Stdin = path, strings.NewReader(in.String())
