@@ -44,6 +44,14 @@ func (p *Publisher) Deprecate(ctx context.Context, v Version, reason string, rep
 				if _, err := p.claimed(ctx, replacement); err != nil {
 					return outcome{}, err
 				}
+				known, err := p.book(ctx)
+				if err != nil {
+					return outcome{}, err
+				}
+				if why := known.against(shelf{}, replacement); why != "" {
+					return outcome{}, problem.New(problem.Refused, fmt.Sprintf("expected a good version as the replacement of %s, found that %s %s", v, replacement, why),
+						"release-bot version list --channel stable")
+				}
 			}
 			if image, err = p.published(ctx, c); err != nil {
 				return outcome{}, err
@@ -99,12 +107,12 @@ func (p *Publisher) whereStable(ctx context.Context, out *Withdrawn, c Claim, im
 // replacement over.
 func (p *Publisher) write(ctx context.Context, out *Withdrawn, reason string) (outcome, error) {
 	if p.DryRun {
-		known, err := p.Ledger.deprecated(ctx)
+		known, err := p.Ledger.Deprecations(ctx)
 		if err != nil {
 			return outcome{}, err
 		}
-		if known[out.Failed] {
-			return skipped("%s is deprecated already", out.Failed), nil
+		if d, there := known[out.Failed]; there {
+			return standing(out, d), nil
 		}
 		return p.did("%s is deprecated", out.Failed), nil
 	}
@@ -112,11 +120,25 @@ func (p *Publisher) write(ctx context.Context, out *Withdrawn, reason string) (o
 	if err != nil {
 		return outcome{}, err
 	}
-	out.Replacement = d.Replacement
 	if !created {
-		return skipped("%s is deprecated since %s: %s", out.Failed, d.At.Format("2006-01-02"), d.Reason), nil
+		return standing(out, d), nil
 	}
+	out.Replacement = d.Replacement
 	return p.did("%s is deprecated", out.Failed), nil
+}
+
+// standing tells of the entry that is there, and whose words count.
+func standing(out *Withdrawn, d Deprecation) outcome {
+	o := skipped("%s is deprecated since %s: %s", out.Failed, d.At.Format("2006-01-02"), d.Reason)
+	if !out.Replacement.IsZero() && d.Replacement != out.Replacement {
+		instead := "none"
+		if !d.Replacement.IsZero() {
+			instead = d.Replacement.String()
+		}
+		o.detail += fmt.Sprintf(" (the first entry stays, and so does its replacement: %s)", instead)
+	}
+	out.Replacement = d.Replacement
+	return o
 }
 
 func (p *Publisher) markDeprecated(ctx context.Context, image Manifest, v Version) (outcome, error) {

@@ -15,7 +15,13 @@ type Forge interface {
 	Release(ctx context.Context, r Page) (url string, err error)
 	// Changes returns the merged pull requests of the given commits, by commit.
 	Changes(ctx context.Context, commits []string) (map[string]Change, error)
-	// Descends reports whether commit has ancestor in its history.
+	Ancestry
+}
+
+// Ancestry knows the history of commits.
+type Ancestry interface {
+	// Descends reports whether commit has ancestor in its history, or ErrNotFound
+	// where that cannot be told.
 	Descends(ctx context.Context, ancestor, commit string) (bool, error)
 }
 

@@ -167,7 +167,7 @@ func (p *promotion) deprecatePrevious(ctx context.Context) (outcome, error) {
 	if p.claim.Channel != Stable || !p.stands {
 		return skipped("%s did not become stable", p.version), nil
 	}
-	v, o, err := p.supersede(ctx, p.version)
+	v, o, err := p.supersede(ctx, p.version, p.move.Previous)
 	p.previous = v
 	return o, err
 }

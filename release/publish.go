@@ -1,6 +1,7 @@
 package release
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -25,6 +26,9 @@ type Build struct {
 	Breaking bool
 	// Gated leaves the floating tag to Promote.
 	Gated bool
+	// KeepFirst goes on with the image that the version has already, where that
+	// is another one: what a job that is run again after its build needs.
+	KeepFirst bool
 }
 
 // Published says what became of each tag.
@@ -78,7 +82,7 @@ func (p *Publisher) Publish(ctx context.Context, b Build) (Published, error) {
 	}
 	ran, err := walk(ctx, steps)
 	return Published{
-		Version: b.Version, Channel: b.Channel, Commit: b.Commit, Digest: b.Digest,
+		Version: b.Version, Channel: b.Channel, Commit: b.Commit, Digest: pub.Digest,
 		Tags: slices.Concat([]TagMove{}, pub.moves), Deprecated: pub.previous, DryRun: p.DryRun, Steps: ran,
 	}, err
 }
@@ -112,6 +116,13 @@ func (p *publication) read(ctx context.Context) (outcome, error) {
 		p.moves[i].Tag = tag
 		jobs = append(jobs, i)
 	}
+	if p.KeepFirst {
+		first, err := p.Registry.Digest(ctx, p.tags.Version[0])
+		if err != nil && !errors.Is(err, ErrNotFound) {
+			return outcome{}, err
+		}
+		p.Digest = cmp.Or(first, p.Digest)
+	}
 	err := each(ctx, jobs, func(ctx context.Context, _, job int) (err error) {
 		if job == manifest {
 			p.manifest, err = p.Registry.Manifest(ctx, p.Digest)
@@ -144,6 +155,9 @@ func (p *publication) check(ctx context.Context) (outcome, error) {
 		return outcome{}, problem.New(problem.Refused, fmt.Sprintf("expected an image of commit %s, found that %s says %s", p.Commit, p.Digest, revision),
 			"publish the digest that was built from --commit")
 	}
+	if err := p.notWithdrawn(ctx); err != nil {
+		return outcome{}, err
+	}
 	for i := range p.moves {
 		m := &p.moves[i]
 		switch {
@@ -157,7 +171,7 @@ func (p *publication) check(ctx context.Context) (outcome, error) {
 		case slices.Contains(p.tags.Version, m.Tag):
 			return outcome{}, problem.New(problem.Refused,
 				fmt.Sprintf("expected %s at %s or absent, found it at %s: a version is one image for ever", m.Tag, p.Digest, m.Previous),
-				fmt.Sprintf("publish the first image (--digest %s), or build a new commit and claim a new version", m.Previous))
+				fmt.Sprintf("publish the first image (--digest %s, or --keep-first), or build a new commit and claim a new version", m.Previous))
 		default:
 			reason, err := p.keepsFirst(ctx, *m)
 			if err != nil {
@@ -167,6 +181,32 @@ func (p *publication) check(ctx context.Context) (outcome, error) {
 		}
 	}
 	return looked("no tag of another build is in the way"), nil
+}
+
+// notWithdrawn refuses an image that failed or was deprecated as another
+// version: under a new name it would reach everybody again.
+func (p *publication) notWithdrawn(ctx context.Context) error {
+	known, err := p.book(ctx)
+	if err != nil {
+		return err
+	}
+	var versions []Version
+	for v := range known.deprecated {
+		versions = append(versions, v)
+	}
+	for v, verdict := range known.verdicts {
+		if verdict == VerdictFail && !known.deprecated[v] {
+			versions = append(versions, v)
+		}
+	}
+	slices.SortFunc(versions, func(a, b Version) int { return b.Compare(a) })
+	versions = slices.DeleteFunc(versions, func(v Version) bool { return v == p.Version })
+	v, found, err := p.whose(ctx, p.Channel, versions, p.Digest)
+	if err != nil || !found {
+		return err
+	}
+	return problem.New(problem.Refused, fmt.Sprintf("expected an image of %s's own, found that %s is %s, which %s", p.Version, p.Digest, v, known.against(shelf{}, v)),
+		"build the commit and publish that image's digest")
 }
 
 // keepsFirst says why a sha- tag stays at the digest that it is at, or refuses
@@ -309,7 +349,7 @@ func (p *publication) settle(ctx context.Context, before shelf, known book) (Ver
 // strays says why the commit is no successor of what the floating tag is at,
 // where somebody can tell. Branches of dev are no successors of each other.
 func (p *publication) strays(ctx context.Context, s shelf, known book, digest string) (string, error) {
-	if p.Channel != Stable || p.Forge == nil || p.Ledger == nil || digest == "" {
+	if p.Channel != Stable || p.Ancestry == nil || p.Ledger == nil || digest == "" {
 		return "", nil
 	}
 	older := slices.DeleteFunc(slices.Clone(s.versions), func(v Version) bool {
@@ -326,7 +366,7 @@ func (p *publication) strays(ctx context.Context, s shelf, known book, digest st
 	if err != nil {
 		return "", err
 	}
-	descends, err := p.Forge.Descends(ctx, c.Commit, p.Commit)
+	descends, err := p.Ancestry.Descends(ctx, c.Commit, p.Commit)
 	if errors.Is(err, ErrNotFound) || err == nil && descends {
 		return "", nil
 	}
@@ -345,15 +385,16 @@ func (p *publication) deprecatePrevious(ctx context.Context) (outcome, error) {
 	if !p.floats {
 		return skipped("%s did not become %s", p.Version, p.tags.Floating), nil
 	}
-	v, o, err := p.supersede(ctx, p.Version)
+	v, o, err := p.supersede(ctx, p.Version, p.moves[0].Previous)
 	p.previous = v
 	return o, err
 }
 
 // supersede deprecates the stable version before by, with by as replacement.
-// The previous one is the newest published below it that did not fail: if that
-// one is deprecated, this ran before, or a person was first.
-func (p *Publisher) supersede(ctx context.Context, by Version) (Version, outcome, error) {
+// The previous one is what :stable was at (digest), where that is known; else the
+// newest published below it that did not fail: if that one is deprecated, this ran
+// before, or a person was first.
+func (p *Publisher) supersede(ctx context.Context, by Version, digest string) (Version, outcome, error) {
 	s, err := p.shelf(ctx, Stable)
 	if err != nil {
 		return Version{}, outcome{}, err
@@ -367,6 +408,12 @@ func (p *Publisher) supersede(ctx context.Context, by Version) (Version, outcome
 		return Version{}, skipped("there is no stable version before %s", by), nil
 	}
 	previous := s.versions[i]
+	older := slices.DeleteFunc(slices.Clone(s.versions), func(v Version) bool { return v.Compare(by) >= 0 })
+	if v, ok, err := p.whose(ctx, Stable, older, digest); err != nil {
+		return Version{}, outcome{}, err
+	} else if ok && known.verdicts[v] != VerdictFail {
+		previous = v
+	}
 	const reason = "Superseded by a breaking release."
 	if p.Ledger == nil {
 		m, err := p.image(ctx, Stable, previous)

@@ -34,8 +34,9 @@ type rollback struct {
 // because every minute it is wrong instances may pull it; the ledger and the tag
 // deprecated-V come second, the alert third. :stable is only touched when it
 // points at the failed image or does not exist, and never goes to a version
-// that failed, is deprecated, or is not complete in the registry. Where no good
-// version exists, it stays, everything else is done, and the error is
+// that failed, is deprecated, or is not complete in the registry. Where there is
+// no other, a version will do that was deprecated for the failed one's sake alone, by
+// its breaking release. Where no good version exists, it stays, everything else is done, and the error is
 // problem.Refused.
 func (p *Publisher) Rollback(ctx context.Context, failed, to Version, reason string) (Withdrawn, error) {
 	r := rollback{
@@ -115,7 +116,7 @@ func (r *rollback) choose(ctx context.Context) (outcome, error) {
 			passedOver = append(passedOver, v.String()+" "+cmp.Or(r.known.against(r.shelf, v), "is newer and has not passed"))
 			continue
 		}
-		m, why, err := r.usable(ctx, v)
+		m, why, err := r.usable(ctx, v, false)
 		if err != nil {
 			return outcome{}, err
 		}
@@ -124,6 +125,14 @@ func (r *rollback) choose(ctx context.Context) (outcome, error) {
 			break
 		}
 		passedOver = append(passedOver, v.String()+" "+why)
+	}
+	if r.target.IsZero() {
+		if err := r.chooseSuperseded(ctx); err != nil {
+			return outcome{}, err
+		}
+		if !r.target.IsZero() {
+			return looked("%s, which was deprecated for %s alone", r.target, r.failed), nil
+		}
 	}
 	found := "there is no other"
 	if len(passedOver) > 0 {
@@ -142,6 +151,43 @@ func (r *rollback) choose(ctx context.Context) (outcome, error) {
 	return skipped("there is no good version to go back to: %s", found), nil
 }
 
+// chooseSuperseded takes the newest version that only the failed one's breaking
+// release deprecated: its replacement is no good, so it is the best there is.
+func (r *rollback) chooseSuperseded(ctx context.Context) error {
+	superseded, err := r.superseded(ctx)
+	if err != nil {
+		return err
+	}
+	for _, v := range r.shelf.versions {
+		if !superseded[v] || v.Compare(r.failed) >= 0 {
+			continue
+		}
+		m, why, err := r.usable(ctx, v, true)
+		if err != nil {
+			return err
+		}
+		if why == "" {
+			r.target, r.manifest = v, m
+			return nil
+		}
+	}
+	return nil
+}
+
+// superseded returns the versions whose deprecation names the failed one as
+// what to use instead.
+func (r *rollback) superseded(ctx context.Context) (map[Version]bool, error) {
+	all, err := r.Ledger.Deprecations(ctx)
+	if err != nil {
+		return nil, err
+	}
+	found := map[Version]bool{}
+	for v, d := range all {
+		found[v] = d.Replacement == r.failed
+	}
+	return found, nil
+}
+
 func (r *rollback) chooseWanted(ctx context.Context) (outcome, error) {
 	why := "is the failed version itself"
 	if r.wanted != r.failed {
@@ -151,8 +197,14 @@ func (r *rollback) chooseWanted(ctx context.Context) (outcome, error) {
 		}
 		if c.Channel != Stable {
 			why = "is a version of " + string(c.Channel)
-		} else if r.manifest, why, err = r.usable(ctx, r.wanted); err != nil {
-			return outcome{}, err
+		} else {
+			superseded, err := r.superseded(ctx)
+			if err != nil {
+				return outcome{}, err
+			}
+			if r.manifest, why, err = r.usable(ctx, r.wanted, superseded[r.wanted]); err != nil {
+				return outcome{}, err
+			}
 		}
 	}
 	if why != "" {
@@ -163,9 +215,10 @@ func (r *rollback) chooseWanted(ctx context.Context) (outcome, error) {
 	return looked("%s, as asked for", r.target), nil
 }
 
-// usable says why a version cannot be gone back to, or nothing.
-func (r *rollback) usable(ctx context.Context, v Version) (m Manifest, why string, err error) {
-	if why := r.known.against(r.shelf, v); why != "" {
+// usable says why a version cannot be gone back to, or nothing. Forgiven is one
+// whose deprecation does not count.
+func (r *rollback) usable(ctx context.Context, v Version, forgiven bool) (m Manifest, why string, err error) {
+	if why := r.known.against(r.shelf, v); why != "" && (!forgiven || r.known.verdicts[v] == VerdictFail) {
 		return Manifest{}, why, nil
 	}
 	m, err = r.Publisher.image(ctx, Stable, v)

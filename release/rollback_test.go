@@ -335,7 +335,7 @@ func TestStableMovesToDescendantsOnly(t *testing.T) {
 	repo.AddCommit(stray.Commit)
 	repo.AddCommit(next.Commit, first.Commit)
 	p := h.publisher(t)
-	p.Forge = client
+	p.Ancestry = client
 	got, err := p.Publish(t.Context(), stray)
 	if m := move(t, got, "stable"); err != nil || m.Moved || !strings.Contains(m.Reason, "descend") {
 		t.Errorf("%+v, %v", m, err)

@@ -22,7 +22,10 @@ import (
 type Publisher struct {
 	Registry Registry
 	Ledger   *Ledger // nil: only what the registry itself can tell is checked (Publish, no other verb)
-	Forge    Forge   // nil: no issues, and nobody can tell which commit descends from which
+	Forge    Forge   // nil: no issues
+	// Ancestry tells which commit descends from which; nil: versions alone decide
+	// what is newer.
+	Ancestry Ancestry
 	// Notify sends an alert besides the issue, or is nil. A verb that is repeated
 	// sends it again: Notice.Event is the same then.
 	Notify func(context.Context, Notice) error
@@ -100,7 +103,7 @@ func walk(ctx context.Context, steps []step) ([]Step, error) {
 	for _, s := range steps {
 		o, err := s.run(ctx)
 		if err != nil {
-			err = unsettled(err)
+			err = Unsettled(err)
 			ran = append(ran, Step{Name: s.name, State: Failed, Detail: problem.As(err).Message})
 			if first == nil {
 				first = err
@@ -115,9 +118,9 @@ func walk(ctx context.Context, steps []step) ([]Step, error) {
 	return ran, first
 }
 
-// unsettled makes trouble of a place outside what it is for a release:
+// Unsettled makes trouble of a place outside what it is for a release:
 // inconclusive, whatever kind the adapter gave it.
-func unsettled(err error) error {
+func Unsettled(err error) error {
 	const again = "run the same command again: it continues where it ended"
 	e, ok := errors.AsType[*problem.Error](err)
 	switch {

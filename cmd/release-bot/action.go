@@ -22,8 +22,8 @@ func newAction(a *app) *cobra.Command {
 		Use:   "action",
 		Short: "Run the verb that the inputs of a GitHub Action name",
 		Long: `action runs one verb as action.yml calls it: INPUT_VERB is the verb, INPUT_VERSION
-its version, INPUT_VERDICT the word that "verdict" takes, and every other
-non-empty INPUT_NAME the value of the verb's flag --name. An input that the verb has no flag for is refused. A failure becomes an
+its version, INPUT_VERDICT the word that "verdict" takes, and every other input of
+action.yml, INPUT_NAME, the value of the verb's flag --name. An input that the verb has no flag for is refused. A failure becomes an
 annotation of the workflow run.`,
 		Example: `  INPUT_VERB="version claim" INPUT_CHANNEL=dev INPUT_GIT=. release-bot action`,
 		Args:    cobra.NoArgs,
@@ -55,7 +55,7 @@ func runAction(ctx context.Context, env cli.Env) int {
 func actionInputs() []string {
 	return []string{
 		"api-url", "apply", "at", "breaking", "channel", "commit", "detail", "digest", "dry-run", "failed", "for", "from", "git", "in-use",
-		"journal", "plan", "promotion", "publish", "reason", "registry", "replacement", "repo", "to", "write",
+		"journal", "keep-first", "plan", "promotion", "publish", "reason", "registry", "replacement", "repo", "to", "write",
 	}
 }
 

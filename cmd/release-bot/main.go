@@ -10,12 +10,17 @@ package main
 
 import (
 	"context"
+	"errors"
 	"io"
 	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/keboola/agnes-the-ai-analyst/internal/cli"
+	"github.com/keboola/agnes-the-ai-analyst/internal/problem"
+	"github.com/keboola/agnes-the-ai-analyst/release"
 )
 
 func main() {
@@ -48,11 +53,12 @@ run again after an interruption and ends the same.
 Environment: GITHUB_TOKEN, GITHUB_REPOSITORY, GITHUB_API_URL, GITHUB_SHA and
 GITHUB_REF are defaults of the flags; with GITHUB_OUTPUT and GITHUB_STEP_SUMMARY
 the answer is written there, too.`,
-		Example: `  release-bot version claim --git . --channel dev --commit "$(git rev-parse HEAD)"
+		Example: `  release-bot version claim --git "$(git remote get-url origin)" --channel dev --commit "$(git rev-parse HEAD)"
   release-bot tags --channel stable --version 2026.04.3 --commit "$(git rev-parse HEAD)"
   release-bot version -o json`,
 	}
-	a.flags(root.PersistentFlags())
+	flags := root.PersistentFlags()
+	a.flags(flags)
 	root.AddCommand(
 		newVersion(a),
 		newTags(a),
@@ -70,5 +76,39 @@ the answer is written there, too.`,
 		cli.TreeCommand(env),
 		cli.DocsCommand(env),
 	)
+	each(root, func(c *cobra.Command) {
+		if run := c.RunE; run != nil {
+			c.RunE = func(c *cobra.Command, args []string) error { return nextStep(flags, release.Unsettled(run(c, args))) }
+		}
+	})
 	return root
+}
+
+func each(c *cobra.Command, do func(*cobra.Command)) {
+	do(c)
+	for _, child := range c.Commands() {
+		each(child, do)
+	}
+}
+
+// nextStep gives the command of an error's hint the places that this call named,
+// so that it can be run as it stands.
+func nextStep(flags *pflag.FlagSet, err error) error {
+	e, ok := errors.AsType[*problem.Error](err)
+	if !ok || err != error(e) || //nolint:errorlint // an error around a problem speaks for itself
+		!strings.HasPrefix(e.Hint, "release-bot ") || strings.ContainsAny(e.Hint, ";\n") || strings.Count(e.Hint, "release-bot ") > 1 {
+		return err
+	}
+	hint := e.Hint
+	flags.VisitAll(func(f *pflag.Flag) {
+		if f.Changed && !strings.Contains(hint, "--"+f.Name) && !strings.Contains(f.Value.String(), "@") { // nor a password
+			hint += " --" + f.Name + " " + f.Value.String()
+		}
+	})
+	if hint == e.Hint {
+		return err
+	}
+	c := *e
+	c.Hint = hint
+	return &c
 }

@@ -222,6 +222,12 @@ func (a *app) notesOf(ctx context.Context, v release.Version, clone *gitlog.Clon
 		if err != nil {
 			return in, err
 		}
+		verdicts, err := ledger.Verdicts(ctx)
+		if err != nil {
+			return in, err
+		}
+		// Who left a version that failed, or never got it, still has to read of it.
+		claims = slices.DeleteFunc(claims, func(c release.Claim) bool { return verdicts[c.Version] == release.VerdictFail && c.Version != v })
 		in.Previous, in.Unpublished = release.PreviousRelease(claims, v, published)
 	}
 	if err := a.notesImage(ctx, clone, &in); err != nil {

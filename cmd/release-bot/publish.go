@@ -47,7 +47,7 @@ var digestText = regexp.MustCompile(`^sha256:[0-9a-f]{64}$`)
 func newPublish(a *app) *cobra.Command {
 	var f channelVersionCommit
 	var digest, promotion string
-	var breaking, dryRun bool
+	var breaking, keepFirst, dryRun bool
 	c := &cobra.Command{
 		Use:   "publish",
 		Short: "Point a build's tags at its digest",
@@ -56,7 +56,10 @@ works in the registry: nothing is pulled or rebuilt, and all platforms and
 attestations stay as they are. Tags of the version and of the commit come
 first. The floating tag comes last and moves forward only: a newer version, a
 failed or deprecated one, and a commit that does not descend keep it where it
-is, and the answer says why. A version tag that is at another image is refused.
+is, and the answer says why (descent is asked of GitHub, or of a --git on this
+machine). A version tag that is at another image is refused; with --keep-first
+that image is the version, and the answer's digest is its. An image that failed or
+was deprecated as another version is refused.
 
 With --git or --repo the version must be claimed for this commit and channel.
 Run it again after an interruption: what is there is left alone.
@@ -89,10 +92,7 @@ It needs the right to write the image repository: packages: write on GitHub.`,
 			if err != nil {
 				return err
 			}
-			p.DryRun = dryRun
-			if p.Forge, err = a.forgeIfAny(); err != nil {
-				return err
-			}
+			p.DryRun, b.KeepFirst = dryRun, keepFirst
 			got, err := p.Publish(c.Context(), b)
 			return a.after("Published "+b.Version.String(), got, got.Steps, err, func(g *cli.Grid) { publishedTable(g, got) })
 		},
@@ -102,6 +102,7 @@ It needs the right to write the image repository: packages: write on GitHub.`,
 	c.Flags().StringVar(&digest, "digest", "", "`DIGEST` of the image or index: sha256:…")
 	c.Flags().StringVar(&promotion, "promotion", "immediate", "when the floating tag moves: `immediate|gated`; gated leaves it to promote")
 	c.Flags().BoolVar(&breaking, "breaking", false, "deprecate the previous stable version, with this one as its replacement")
+	c.Flags().BoolVar(&keepFirst, "keep-first", false, "go on with the image that the version has already: for a job that built twice")
 	dryRunFlag(c, &dryRun)
 	_ = c.MarkFlagRequired("digest")
 	return c

@@ -18,7 +18,7 @@ func (a *app) refs() (release.Refs, error) {
 	if a.git == "" {
 		if a.repo == "" {
 			return nil, problem.New(problem.Usage, "expected the repository that holds claims and ledger, found neither --repo nor --git",
-				"repeat with --git . or, with GITHUB_TOKEN set, with --repo OWNER/NAME")
+				"repeat with --git \"$(git remote get-url origin)\" or, with GITHUB_TOKEN set, with --repo OWNER/NAME")
 		}
 		client, err := a.github()
 		if err != nil {

@@ -36,8 +36,17 @@ func (a *app) publisher() (*release.Publisher, error) {
 	if a.git == "" && a.repo == "" {
 		return p, nil
 	}
-	p.Ledger, err = a.ledger()
-	return p, err
+	refs, err := a.refs()
+	if err != nil {
+		return nil, err
+	}
+	p.Ledger = release.NewLedger(refs, a.ledgerOptions())
+	if history, ok := refs.(release.Ancestry); ok {
+		p.Ancestry = history
+	} else if p.Ancestry, err = a.github(); err != nil {
+		return nil, err
+	}
+	return p, nil
 }
 
 // bookkeeper is a publisher for a verb that cannot do without the ledger.

@@ -58,7 +58,13 @@ ledger (contents: write) and issues (issues: write).`,
 				return err
 			}
 			got, err := p.Rollback(c.Context(), v, w, reason)
-			return a.after("Rolled back "+v.String(), got, got.Steps, err, func(g *cli.Grid) { withdrawnTable(g, "failed", got) })
+			if len(got.Steps) < 2 { // it did not even find out what to do
+				return err
+			}
+			if e := a.answer("Rolled back "+v.String(), got, func(g *cli.Grid) { withdrawnTable(g, "failed", got) }); err == nil {
+				err = e
+			}
+			return err
 		},
 	}
 	cli.OutputFlag(c, &a.format)

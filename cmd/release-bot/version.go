@@ -38,7 +38,7 @@ run by many at once: each (channel, commit) gets one number, each number belongs
 to one. A claim is the annotated tag YYYY.MM.N; claims are never deleted.
 
 Over GitHub it needs contents: write. The commit must have been pushed.`,
-		Example: `  release-bot version claim --channel stable --commit "$(git rev-parse HEAD)" --git .
+		Example: `  release-bot version claim --channel stable --commit "$(git rev-parse HEAD)" --git "$(git remote get-url origin)"
   release-bot version claim --channel dev -o json
   release-bot version claim --channel dev --git https://git.example.com/team/app.git --dry-run`,
 		Args: cobra.NoArgs,
@@ -116,7 +116,7 @@ func newVersionNext(a *app) *cobra.Command {
 		Short: "Print the number that the next claim gets",
 		Long: `next prints the number that the next claim of this month (UTC) gets, if nobody
 claims before. Only "version claim" makes it yours.`,
-		Example: `  release-bot version next --git .
+		Example: `  release-bot version next --git "$(git remote get-url origin)"
   release-bot version next -o json`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -156,7 +156,7 @@ func newVersionList(a *app) *cobra.Command {
 		Short: "List claimed versions with their verdicts, newest first",
 		Long: `list shows claimed versions, newest first, with what the ledger says of them.
 Over GitHub each line costs a request for its time: --limit bounds them.`,
-		Example: `  release-bot version list --git .
+		Example: `  release-bot version list --git "$(git remote get-url origin)"
   release-bot version list --channel stable --limit 5 -o json`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {

@@ -35,12 +35,12 @@ const scheme = `a path, file://, https://, ssh://, user@host:path or git://`
 
 func parseLocation(text string, token redact.Secret) (location, error) {
 	if text == "" {
-		return location{}, problem.New(problem.Usage, "expected a git repository, found nothing", "release-bot version list --git .")
+		return location{}, problem.New(problem.Usage, "expected a git repository, found nothing", `release-bot version list --git "$(git remote get-url origin)"`)
 	}
 	ep, err := transport.NewEndpoint(text)
 	if err != nil || strings.ContainsAny(text, "\x00\n") {
 		// The cause would quote the text with its password.
-		return location{}, problem.New(problem.Usage, "expected a git repository as "+scheme+", found text that is none of them", "release-bot version list --git .")
+		return location{}, problem.New(problem.Usage, "expected a git repository as "+scheme+", found text that is none of them", `release-bot version list --git "$(git remote get-url origin)"`)
 	}
 	l := location{endpoint: ep, user: ep.User, password: redact.Secret(ep.Password)}
 	switch ep.Protocol {
@@ -70,7 +70,7 @@ func parseLocation(text string, token redact.Secret) (location, error) {
 				"repeat with https://"+ep.Host+ep.Path)
 		}
 	default:
-		return location{}, problem.New(problem.Usage, fmt.Sprintf("expected %s, found %s://", scheme, ep.Protocol), "release-bot version list --git .")
+		return location{}, problem.New(problem.Usage, fmt.Sprintf("expected %s, found %s://", scheme, ep.Protocol), `release-bot version list --git "$(git remote get-url origin)"`)
 	}
 	return l, nil
 }

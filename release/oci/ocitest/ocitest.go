@@ -43,7 +43,7 @@ type Server struct {
 
 	inner http.Handler
 	mu    sync.Mutex
-	log   []Request
+	log   []*Request
 	// intercept is called twice for each request.
 	intercept func(w http.ResponseWriter, r *http.Request, after bool) (handled bool)
 	states    map[string][]string // of each tag, every digest that it had
@@ -87,21 +87,13 @@ func (s *Server) Intercept(f func(w http.ResponseWriter, r *http.Request, after 
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.mu.Lock()
 	f := s.intercept
-	at := len(s.log)
-	s.log = append(s.log, Request{Method: r.Method, Path: strings.TrimPrefix(r.URL.Path, "/v2/"+Repository)})
+	entry := &Request{Method: r.Method, Path: strings.TrimPrefix(r.URL.Path, "/v2/"+Repository)}
+	s.log = append(s.log, entry)
 	s.mu.Unlock()
 	if f != nil && f(w, r, false) {
 		return
 	}
-	got := httptest.NewRecorder()
-	// One at a time, so that the recorded states are in the order of the writes.
-	s.mu.Lock()
-	s.inner.ServeHTTP(got, r)
-	s.log[at].Status = got.Code
-	if tag, ok := strings.CutPrefix(s.log[at].Path, "/manifests/"); ok && got.Code == http.StatusCreated {
-		s.states[tag] = append(s.states[tag], got.Header().Get("Docker-Content-Digest"))
-	}
-	s.mu.Unlock()
+	got := s.carry(r, entry)
 	if f != nil && f(w, r, true) {
 		return
 	}
@@ -112,6 +104,20 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	_, _ = w.Write(got.Body.Bytes())
 }
 
+// carry hands a request to the registry: one at a time, so that the recorded
+// states are in the order of the writes.
+func (s *Server) carry(r *http.Request, entry *Request) *httptest.ResponseRecorder {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	got := httptest.NewRecorder()
+	s.inner.ServeHTTP(got, r)
+	entry.Status = got.Code
+	if tag, ok := strings.CutPrefix(entry.Path, "/manifests/"); ok && got.Code == http.StatusCreated {
+		s.states[tag] = append(s.states[tag], got.Header().Get("Docker-Content-Digest"))
+	}
+	return got
+}
+
 // Requests returns what was asked since the last call, without the /v2/ of
 // signing in.
 func (s *Server) Requests() []Request {
@@ -120,7 +126,7 @@ func (s *Server) Requests() []Request {
 	var asked []Request
 	for _, r := range s.log {
 		if r.Path != "/v2/" {
-			asked = append(asked, r)
+			asked = append(asked, *r)
 		}
 	}
 	s.log = nil
