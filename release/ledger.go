@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/keboola/agnes-the-ai-analyst/internal/pause"
 	"github.com/keboola/agnes-the-ai-analyst/internal/problem"
 )
 
@@ -60,20 +61,9 @@ func NewLedger(refs Refs, o LedgerOptions) *Ledger {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	if o.Wait == nil {
-		o.Wait = wait
+		o.Wait = pause.For
 	}
 	return &Ledger{refs: refs, opts: o}
-}
-
-func wait(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }
 
 // entry is the message of a tag object.
@@ -184,19 +174,19 @@ func (p *patience) after(ctx context.Context, err error) error {
 		return err
 	}
 	p.trouble++
-	pause := jitter(min(firstPause<<p.trouble, maxPause))
+	delay := jitter(min(firstPause<<p.trouble, maxPause))
 	if e, ok := errors.AsType[*problem.Error](err); ok && e.RetryAfter > 0 {
 		if e.RetryAfter > maxAsked {
 			return err
 		}
-		pause = e.RetryAfter + jitter(firstPause)
+		delay = e.RetryAfter + jitter(firstPause)
 	}
 	if p.trouble > maxTrouble {
 		return problem.Wrap(err, problem.Inconclusive, fmt.Sprintf("expected to %s, failed %d times in a row", p.what, p.trouble),
 			"repeat the command: it finds what was done and goes on from there")
 	}
-	p.l.opts.Log.Info("trying again", "what", p.what, "attempt", p.trouble, "pause", pause, "err", err)
-	return p.l.opts.Wait(ctx, pause)
+	p.l.opts.Log.Info("trying again", "what", p.what, "attempt", p.trouble, "pause", delay, "err", err)
+	return p.l.opts.Wait(ctx, delay)
 }
 
 // retryable reports whether the same call may work a moment later.

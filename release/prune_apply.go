@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/keboola/agnes-the-ai-analyst/internal/pause"
 	"github.com/keboola/agnes-the-ai-analyst/internal/problem"
 )
 
@@ -67,7 +68,7 @@ func Apply(ctx context.Context, plan PrunePlan, packages Packages, journal *Jour
 		o.Now = time.Now
 	}
 	if o.Wait == nil {
-		o.Wait = wait
+		o.Wait = pause.For
 	}
 	if o.Relist == 0 {
 		o.Relist = 5 * time.Minute

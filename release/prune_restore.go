@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/keboola/agnes-the-ai-analyst/internal/pause"
 	"github.com/keboola/agnes-the-ai-analyst/internal/problem"
 )
 
@@ -44,7 +45,7 @@ type RestoreResult struct {
 // it is; repeating it is free.
 func Restore(ctx context.Context, entries []JournalEntry, packages Packages, o ApplyOptions) (RestoreResult, error) {
 	if o.Wait == nil {
-		o.Wait = wait
+		o.Wait = pause.For
 	}
 	if o.Progress == nil {
 		o.Progress = func(int, int) {}

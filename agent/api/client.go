@@ -16,6 +16,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/keboola/agnes-the-ai-analyst/internal/pause"
 	"github.com/keboola/agnes-the-ai-analyst/internal/problem"
 	"github.com/keboola/agnes-the-ai-analyst/internal/redact"
 )
@@ -84,7 +85,7 @@ func NewClient(baseURL string, opts ...Option) (*Client, error) {
 		agent:     "agnes-client",
 		log:       slog.New(slog.DiscardHandler),
 		maxAnswer: maxAnswer,
-		pause:     pause,
+		pause:     pause.For,
 		pollEvery: time.Second,
 		idleAfter: time.Minute,
 	}

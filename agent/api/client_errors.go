@@ -48,17 +48,6 @@ func connectionLost(err error) bool {
 		errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
 }
 
-func pause(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
 // unreachable explains why no answer came. The *url.Error around err is taken
 // off, since it holds the whole URL.
 func (c *Client) unreachable(ctx context.Context, err error) error {

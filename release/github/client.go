@@ -25,6 +25,7 @@ import (
 
 	gh "github.com/google/go-github/v62/github"
 
+	"github.com/keboola/agnes-the-ai-analyst/internal/pause"
 	"github.com/keboola/agnes-the-ai-analyst/internal/problem"
 	"github.com/keboola/agnes-the-ai-analyst/internal/redact"
 	"github.com/keboola/agnes-the-ai-analyst/release"
@@ -96,7 +97,7 @@ func New(o Options) (*Client, error) {
 		c.now = time.Now
 	}
 	if c.sleep == nil {
-		c.sleep = sleep
+		c.sleep = pause.For
 	}
 	base := http.DefaultTransport
 	if o.HTTP != nil && o.HTTP.Transport != nil {
@@ -149,17 +150,6 @@ func parseAPI(s string) (*url.URL, error) {
 // quoteURL shows a URL without what may be secret in it.
 func quoteURL(u *url.URL) string {
 	return fmt.Sprintf("%q", (&url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path}).String())
-}
-
-func sleep(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-timer.C:
-		return nil
-	}
 }
 
 // Repo returns owner/name.

@@ -173,20 +173,29 @@ func (c *Clone) cut(id plumbing.Hash) error {
 		fmt.Sprintf("git -C %s fetch --unshallow --tags", c.dir))
 }
 
-// ReadFile implements release.History.
-func (c *Clone) ReadFile(ctx context.Context, commit, path string) ([]byte, error) {
+// entry finds a path in a commit; c.mu is held.
+func (c *Clone) entry(ctx context.Context, commit, path string) (*object.Tree, *object.TreeEntry, error) {
 	if err := ctx.Err(); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
 	tree, err := c.tree(commit)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	entry, err := tree.FindEntry(path)
 	if err != nil {
-		return nil, c.missing(err, commit, path)
+		return nil, nil, c.missing(err, commit, path)
+	}
+	return tree, entry, nil
+}
+
+// ReadFile implements release.History.
+func (c *Clone) ReadFile(ctx context.Context, commit, path string) ([]byte, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	_, entry, err := c.entry(ctx, commit, path)
+	if err != nil {
+		return nil, err
 	}
 	if entry.Mode != filemode.Regular && entry.Mode != filemode.Executable && entry.Mode != filemode.Deprecated {
 		return nil, problem.New(problem.Invalid, fmt.Sprintf("expected a file at %s of %s, found a %s", path, commit, modeName(entry.Mode)), "")
@@ -211,18 +220,11 @@ func (c *Clone) ReadFile(ctx context.Context, commit, path string) ([]byte, erro
 
 // ReadDir implements release.History.
 func (c *Clone) ReadDir(ctx context.Context, commit, path string) ([]string, error) {
-	if err := ctx.Err(); err != nil {
-		return nil, err
-	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	tree, err := c.tree(commit)
+	tree, entry, err := c.entry(ctx, commit, path)
 	if err != nil {
 		return nil, err
-	}
-	entry, err := tree.FindEntry(path)
-	if err != nil {
-		return nil, c.missing(err, commit, path)
 	}
 	if entry.Mode != filemode.Dir {
 		return nil, problem.New(problem.Invalid, fmt.Sprintf("expected a folder at %s of %s, found a %s", path, commit, modeName(entry.Mode)), "")

@@ -18,6 +18,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 
+	"github.com/keboola/agnes-the-ai-analyst/internal/pause"
 	"github.com/keboola/agnes-the-ai-analyst/internal/redact"
 )
 
@@ -80,24 +81,13 @@ func newCaller(repo name.Repository, o Options) *caller {
 		}
 	}
 	if c.wait == nil {
-		c.wait = pause
+		c.wait = pause.For
 	}
 	if c.log == nil {
 		c.log = slog.New(slog.DiscardHandler)
 	}
 	c.inner = &oneScheme{inner: c.inner, plain: loopback(repo.RegistryStr()), host: repo.RegistryStr()}
 	return c
-}
-
-func pause(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }
 
 func loopback(host string) bool {

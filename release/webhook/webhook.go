@@ -23,6 +23,7 @@ import (
 	"net/url"
 	"time"
 
+	"github.com/keboola/agnes-the-ai-analyst/internal/pause"
 	"github.com/keboola/agnes-the-ai-analyst/internal/problem"
 	"github.com/keboola/agnes-the-ai-analyst/internal/redact"
 	"github.com/keboola/agnes-the-ai-analyst/release"
@@ -59,7 +60,7 @@ func New(o Options) (*Hook, error) {
 	}
 	o.Client = cmp.Or(o.Client, &http.Client{Timeout: 15 * time.Second})
 	if o.Wait == nil {
-		o.Wait = pause
+		o.Wait = pause.For
 	}
 	return &Hook{o: o, host: u.Host}, nil
 }
@@ -67,17 +68,6 @@ func New(o Options) (*Hook, error) {
 func local(host string) bool {
 	ip := net.ParseIP(host)
 	return host == "localhost" || ip != nil && ip.IsLoopback()
-}
-
-func pause(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }
 
 // Send delivers a notice at least once: an answer that got lost is asked for
