@@ -13,7 +13,7 @@ say() { printf 'release-bot action: %s\n' "$*" >&2; }
 sha256() { { sha256sum "$1" 2>/dev/null || shasum -a 256 "$1"; } | cut -d' ' -f1; }
 
 download() { # download TARGET
-	local ref=${GITHUB_ACTION_REF-} repo=${GITHUB_ACTION_REPOSITORY-} os arch name base sums want got
+	local ref=${ACTION_REF-} repo=${ACTION_REPOSITORY-} os arch name base sums want got
 	[[ $ref =~ ^[0-9]{4}\.[0-9]{2}\.[0-9]+$ && -n $repo ]] || return 1
 	os=$(uname -s | tr '[:upper:]' '[:lower:]')
 	arch=$(uname -m)
@@ -42,7 +42,7 @@ download() { # download TARGET
 	chmod +x "$1"
 }
 
-bin=${RUNNER_TEMP:-${TMPDIR:-/tmp}}/release-bot-${GITHUB_ACTION_REF:-source}-$$
+bin=${RUNNER_TEMP:-${TMPDIR:-/tmp}}/release-bot-${ACTION_REF:-source}-$$
 trap 'rm -f "$bin"' EXIT
 if ! download "$bin"; then
 	if ! command -v go >/dev/null; then

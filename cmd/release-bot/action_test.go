@@ -282,7 +282,7 @@ func TestTheActionRunsTheReleasesBinaryOnlyIfItIsTheReleases(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			cmd := exec.CommandContext(t.Context(), script)
-			cmd.Env = append(os.Environ(), "INPUT_VERB=version", "GITHUB_ACTION_REPOSITORY=acme/tools", "GITHUB_ACTION_REF="+c.ref,
+			cmd.Env = append(os.Environ(), "INPUT_VERB=version", "ACTION_REPOSITORY=acme/tools", "ACTION_REF="+c.ref,
 				"GITHUB_SERVER_URL="+srv.URL, "RUNNER_TEMP="+t.TempDir(), "GITHUB_OUTPUT=", "GITHUB_STEP_SUMMARY=", "NO_PROXY=127.0.0.1")
 			out, err := cmd.CombinedOutput()
 			if cmd.ProcessState.ExitCode() != c.code || !strings.Contains(string(out), c.says) {
