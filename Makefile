@@ -79,6 +79,20 @@ dist: ## Build the static programs for every platform into dist/, with SHA256SUM
 	done; done
 	@cd dist && sha256sum * >SHA256SUMS
 
+# Of the newest migration: what a database of this build has.
+SCHEMA = $(shell ls agent/state/migrations | sed -n 's/^0*\([1-9][0-9]*\)_.*/\1/p' | sort -n | tail -n1)
+
+.PHONY: labels
+labels: ## Print the image's labels as the output of a workflow's step (VERSION=, CHANNEL=)
+	@echo 'labels<<END-OF-LABELS'
+	@echo 'org.opencontainers.image.version=$(VERSION)'
+	@echo 'org.opencontainers.image.revision=$(COMMIT)'
+	@echo 'org.opencontainers.image.source=https://$(shell go list -m)'
+	@echo "org.opencontainers.image.created=$$(git log -1 --format=%cI $(COMMIT))"
+	@echo 'io.agnes.channel=$(CHANNEL)'
+	@echo 'io.agnes.schema-version=$(SCHEMA)'
+	@echo 'END-OF-LABELS'
+
 .PHONY: clean
 clean: ## Remove what was built; keeps .agnes/ (data of `make run`) and .tools/
 	rm -rf bin dist coverage.out
