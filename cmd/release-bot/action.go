@@ -86,8 +86,11 @@ func actionArgs(root *cobra.Command, getenv func(string) string) ([]string, erro
 			positional = append(positional, version)
 		}
 	}
-	if verdict := getenv("INPUT_VERDICT"); verdict != "" {
+	switch verdict := getenv("INPUT_VERDICT"); {
+	case verdict != "":
 		positional = append(positional, verdict)
+	case cmd.Name() == "verdict":
+		return nil, problem.New(problem.Usage, "expected pass, fail or inconclusive in the input verdict, found nothing", hint)
 	}
 	if len(positional) > 0 {
 		args = append(append(args, "--"), positional...)

@@ -136,6 +136,7 @@ func TestInputsBecomeACommandLine(t *testing.T) {
 		"an unknown verb":       {"INPUT_VERB": "publsh"},
 		"words behind the verb": {"INPUT_VERB": "version claim now"},
 		"a flag in the verb":    {"INPUT_VERB": "rollback --failed=2026.04.3"},
+		"no verdict":            {"INPUT_VERB": "verdict", "INPUT_VERSION": "2026.04.3"},
 		"an input of another":   {"INPUT_VERB": "version next", "INPUT_DIGEST": "sha256:00"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -34,13 +34,14 @@ type preflightCheck struct {
 // `permissions:` blocks.
 func verbRights() map[string][]github.Right {
 	return map[string][]github.Right{
-		"claim":     {github.WriteContents},
+		"version":   {github.WriteContents}, // claim; next and list read
 		"publish":   {github.ReadContents, github.WritePackages},
 		"promote":   {github.ReadContents, github.WritePackages},
 		"verdict":   {github.WriteContents, github.WritePackages},
 		"deprecate": {github.WriteContents, github.WritePackages},
 		"rollback":  {github.WriteContents, github.WritePackages, github.WriteIssues},
 		"prune":     {github.ReadContents, github.DeletePackages},
+		"restore":   {github.DeletePackages},
 		"notes":     {github.WriteContents, github.ReadPulls},
 		"release":   {github.WriteContents, github.WritePackages, github.WriteIssues, github.ReadPulls},
 	}
@@ -64,6 +65,7 @@ warning, because a release works without them and should not.`,
   release-bot preflight --for prune -o json`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
+			verb, _, _ = strings.Cut(verb, " ") // version claim
 			needs, ok := rights[verb]
 			if !ok {
 				return problem.New(problem.Usage, fmt.Sprintf("expected a verb of %s, found %q", strings.Join(verbs, ", "), verb), "release-bot preflight --for release")
@@ -78,7 +80,7 @@ warning, because a release works without them and should not.`,
 			return answer.verdict(verb)
 		},
 	}
-	c.Flags().StringVar(&verb, "for", verb, "verb to check: "+strings.Join(verbs, ", "))
+	c.Flags().StringVar(&verb, "for", verb, "`VERB` to check: "+strings.Join(verbs, ", "))
 	_ = c.RegisterFlagCompletionFunc("for", cobra.FixedCompletions(verbs, cobra.ShellCompDirectiveNoFileComp)) // fails for unknown flags only
 	cli.OutputFlag(c, &a.format)
 	return c

@@ -62,7 +62,7 @@ func TestPreflightNamesTheRightThatIsMissing(t *testing.T) {
 		t.Parallel()
 		g := all
 		g.Contents = githubtest.Read
-		answer, code, said := preflightOf(t, g, nil, "--for", "claim")
+		answer, code, said := preflightOf(t, g, nil, "--for", "version claim")
 		if code != 3 || answer.OK || answer.check("contents: write").OK || !strings.Contains(said, "permissions: {contents: write}") {
 			t.Errorf("exit %d, %+v\n%s", code, answer, said)
 		}
