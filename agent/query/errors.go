@@ -49,9 +49,15 @@ func explainWait(ctx context.Context, req Request, err error) error {
 	return explain(ctx, req, err)
 }
 
-// fatal reports whether the worker's DuckDB must not be used again.
+// fatal reports whether the worker must not be used again. One that ran out of
+// memory may fail the next statement, whoever sends it, when its own runtime is
+// refused a page.
 func (e *workerError) fatal() bool {
-	return e.Kind == "" && (e.Type == int(duckdb.ErrorTypeFatal) || e.Type == int(duckdb.ErrorTypeInternal))
+	return e.Kind == "" && (e.Type == int(duckdb.ErrorTypeFatal) || e.Type == int(duckdb.ErrorTypeInternal) || e.outOfMemory())
+}
+
+func (e *workerError) outOfMemory() bool {
+	return e.Type == int(duckdb.ErrorTypeOutOfMemory) || strings.Contains(e.Message, "Out of Memory") || strings.Contains(e.Message, "std::bad_alloc")
 }
 
 // explain turns any failure of a query into a problem.Error for the caller.
@@ -85,7 +91,7 @@ func explain(ctx context.Context, req Request, err error) error {
 
 func explainDuckDB(req Request, e *workerError) error {
 	switch {
-	case e.Type == int(duckdb.ErrorTypeOutOfMemory), strings.Contains(e.Message, "Out of Memory"), strings.Contains(e.Message, "std::bad_alloc"):
+	case e.outOfMemory():
 		return problem.Wrap(e, problem.TooLarge, "The query needs more memory than one query may use.",
 			"Select fewer columns or rows, or aggregate before joining or sorting.").WithCode("query_too_large")
 	case namesFiles(req, e.Message):
