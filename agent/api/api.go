@@ -60,6 +60,7 @@ type Health struct {
 	Commit        string                   `json:"commit"`
 	Timestamp     time.Time                `json:"timestamp"`
 	SetupRequired bool                     `json:"setup_required" doc:"True until an admin exists."`
+	Phase         string                   `json:"phase" enum:"setup,serving,syncing,draining" doc:"What the instance is doing."`
 	Warnings      []string                 `json:"warnings"`
 	Update        Update                   `json:"update"`
 	Services      map[string]ServiceHealth `json:"services" doc:"One entry a part of the instance."`

@@ -65,6 +65,15 @@ func WithTLS(config *tls.Config) Option {
 	}
 }
 
+// WithDial makes connections in another way, such as through a tunnel to the
+// host that the instance runs on. No proxy is used then.
+func WithDial(dial func(ctx context.Context, network, address string) (net.Conn, error)) Option {
+	return func(c *Client) {
+		t := c.http.Transport.(*http.Transport)
+		t.DialContext, t.Proxy = dial, nil
+	}
+}
+
 // NewClient returns a client for the instance at an address such as
 // https://data.example.com or http://127.0.0.1:8000/path.
 func NewClient(baseURL string, opts ...Option) (*Client, error) {

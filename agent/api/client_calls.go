@@ -183,3 +183,18 @@ func (c *Client) Audit(ctx context.Context, limit int) (*AuditLog, error) {
 	}
 	return get[AuditLog](ctx, c, "/api/admin/audit", query)
 }
+
+// Drain begins, extends or ends a drain.
+func (c *Client) Drain(ctx context.Context, req DrainRequest) (*Drain, error) {
+	return post[Drain](ctx, c, "/api/admin/drain", req, callTimeout)
+}
+
+// Backup makes a backup and returns when it is verified.
+func (c *Client) Backup(ctx context.Context, req BackupRequest) (*Backup, error) {
+	return post[Backup](ctx, c, "/api/admin/backup", req, 0)
+}
+
+// Backups lists the backups on the instance's own disk, newest first.
+func (c *Client) Backups(ctx context.Context) (*Backups, error) {
+	return get[Backups](ctx, c, "/api/admin/backups", nil)
+}

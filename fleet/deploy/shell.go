@@ -1,0 +1,60 @@
+package deploy
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"strings"
+
+	"github.com/keboola/agnes-the-ai-analyst/internal/problem"
+)
+
+// Shell runs commands on one host over one connection. Its commands are POSIX
+// and docker's; files are read and written through it, too.
+type Shell interface {
+	// Run runs one command to its end. A command that ends with another code than
+	// 0 is an answer, not an error. An error means that nothing is known of what
+	// the command did: the connection broke, the program is not there, or ctx
+	// ended, which ends the command.
+	Run(ctx context.Context, c Command) (Output, error)
+	// Dial connects as a program on the host would, to reach a port that is
+	// published on the host's loopback alone.
+	Dial(ctx context.Context, network, address string) (net.Conn, error)
+	// Close ends the connection. It is idempotent.
+	Close() error
+	// String names the host for people: "this machine", ssh://agnes@203.0.113.7.
+	String() string
+}
+
+// Command is a program with its arguments. No shell reads them: an adapter that
+// needs one quotes them.
+type Command struct {
+	Args  []string
+	Dir   string    // where it runs; the login directory when empty
+	Env   []string  // NAME=value, added to the host's own
+	Stdin io.Reader // nothing when nil
+}
+
+// Output is what a command left.
+type Output struct {
+	Stdout, Stderr []byte
+	Code           int // exit code; 128+n where a signal n ended it
+}
+
+// Failed returns the error of a command that ended with another code than 0,
+// with the last lines of what it said.
+func (o Output) Failed(c Command) error {
+	if o.Code == 0 {
+		return nil
+	}
+	said := strings.TrimSpace(string(o.Stderr))
+	if said == "" {
+		said = strings.TrimSpace(string(o.Stdout))
+	}
+	const most = 2 << 10
+	if len(said) > most {
+		said = "…" + said[len(said)-most:]
+	}
+	return problem.New(problem.Unavailable, fmt.Sprintf("%s ended with code %d: %s", strings.Join(c.Args, " "), o.Code, said), "")
+}
