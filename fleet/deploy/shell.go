@@ -14,9 +14,11 @@ import (
 // and docker's; files are read and written through it, too.
 type Shell interface {
 	// Run runs one command to its end. A command that ends with another code than
-	// 0 is an answer, not an error. An error means that nothing is known of what
-	// the command did: the connection broke, the program is not there, or ctx
-	// ended, which ends the command.
+	// 0 is an answer, not an error; so is one that could not begin, with a shell's
+	// codes: 127 where the program is not there, 126 where it cannot be executed
+	// or Dir cannot be entered. An error means that nothing is known of what the
+	// command did: the connection broke, its Stdin could not be read, or ctx
+	// ended, which ends the command and what it started: TERM, 2 s later KILL.
 	Run(ctx context.Context, c Command) (Output, error)
 	// Dial connects as a program on the host would, to reach a port that is
 	// published on the host's loopback alone.
@@ -28,10 +30,11 @@ type Shell interface {
 }
 
 // Command is a program with its arguments. No shell reads them: an adapter that
-// needs one quotes them.
+// needs one quotes them. Others on the host can see Args and, over SSH, Env in
+// its list of processes: a secret goes through Stdin.
 type Command struct {
-	Args  []string
-	Dir   string    // where it runs; the login directory when empty
+	Args  []string  // the program, found by PATH, and its arguments
+	Dir   string    // where it runs, from the login directory, which it is when empty
 	Env   []string  // NAME=value, added to the host's own
 	Stdin io.Reader // nothing when nil
 }

@@ -51,6 +51,11 @@ func layers() []layer {
 		},
 		{root: "release", each: true, why: adapter},
 		{
+			root: "fleet/deploy", alone: true, imports: []string{"release", "infra", "agent/api", "fleet/..."},
+			why: "the deploy transaction is the same on every host: how a host is reached is its adapters' business",
+		},
+		{root: "fleet/deploy", each: true, why: adapter},
+		{
 			root: "fleet", imports: []string{"release", "infra", "agent/api"},
 			why: "a fleet sees an instance through its API alone, so that an instance of any version can be looked after",
 		},
