@@ -314,7 +314,7 @@ func (s *Store) readAll(ctx context.Context, db *sql.DB) error {
 		if t == "audit" {
 			continue
 		}
-		if _, err := fingerprint(ctx, db, "", t); err != nil {
+		if _, err := fingerprint(ctx, db, t); err != nil {
 			return s.damaged(err)
 		}
 	}

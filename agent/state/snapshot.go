@@ -118,7 +118,7 @@ func (s *Store) copyWithin(ctx context.Context, tx *sql.Tx, alias string) (map[s
 	}
 	prints := map[string]string{}
 	for _, t := range names {
-		if prints[t], err = fingerprint(ctx, tx, "", t); err != nil {
+		if prints[t], err = fingerprint(ctx, tx, t); err != nil {
 			return nil, err
 		}
 	}
@@ -137,17 +137,13 @@ func (s *Store) copyWithin(ctx context.Context, tx *sql.Tx, alias string) (map[s
 
 // fingerprint reads every value of a table and returns its row count with an
 // order-independent hash. The snapshot's own notes do not count.
-func fingerprint(ctx context.Context, q querier, catalog, table string) (string, error) {
-	from := duck.Ident(table)
-	if catalog != "" {
-		from = catalog + "." + from
-	}
+func fingerprint(ctx context.Context, q querier, table string) (string, error) {
 	where := ""
 	if table == "instance" {
 		where = ` WHERE NOT starts_with(t.key, 'snapshot_')`
 	}
 	var sum string
-	err := q.QueryRowContext(ctx, fmt.Sprintf("SELECT count(*) || '/' || coalesce(bit_xor(hash(t)), 0) FROM %s t%s", from, where)).Scan(&sum)
+	err := q.QueryRowContext(ctx, fmt.Sprintf("SELECT count(*) || '/' || coalesce(bit_xor(hash(t)), 0) FROM %s t%s", duck.Ident(table), where)).Scan(&sum)
 	return sum, err
 }
 
@@ -159,7 +155,7 @@ func verifySnapshot(ctx context.Context, path string, want map[string]string) (e
 	}
 	defer func() { err = errors.Join(err, db.Close()) }()
 	for _, table := range slices.Sorted(maps.Keys(want)) {
-		got, err := fingerprint(ctx, db, "", table)
+		got, err := fingerprint(ctx, db, table)
 		if err != nil {
 			return err
 		}
