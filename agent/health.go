@@ -87,12 +87,12 @@ func (i *Instance) canary(ctx context.Context) {
 // DATA_DIR was moved, replaced or unmounted, writes go on succeeding in a file
 // that no start will ever find again.
 func (i *Instance) inPlace() error {
-	now, err := os.Stat(i.layout.database())
+	now, err := os.Stat(i.layout.Database())
 	if err == nil && os.SameFile(now, i.database) {
 		return nil
 	}
 	return problem.Wrap(err, problem.Unavailable,
-		fmt.Sprintf("Expected %s to be the database that the instance opened, found that it was moved, replaced or unmounted.", i.layout.database()),
+		fmt.Sprintf("Expected %s to be the database that the instance opened, found that it was moved, replaced or unmounted.", i.layout.Database()),
 		fmt.Sprintf("Put %s back while the instance still runs; what it stores meanwhile is in the file that was moved away.", i.layout.State()))
 }
 
@@ -118,7 +118,7 @@ func (i *Instance) Health(ctx context.Context) api.Health {
 		Warnings: []string{},
 		Services: map[string]api.ServiceHealth{
 			"state": i.stateHealth(), "disk": i.diskHealth(), "tables": i.tablesHealth(), "sync": i.syncHealth(ctx), "source": i.sourceHealth(),
-			"remote": i.remoteHealth(),
+			"remote": i.remoteHealth(), "backup": i.backupHealth(),
 		},
 	}
 	h.Warnings = append(h.Warnings, i.state.Warnings()...)

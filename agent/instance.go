@@ -9,6 +9,7 @@
 //	settings/   configuration and where each value came from
 //	auth/       passwords, tokens, rate limits
 //	analytics/  extracts -> a published generation of views
+//	backup/     backups of all of this, and the way back
 //	query/      one untrusted statement against a pinned generation
 //	server/     HTTP
 //	api/        the wire types and the typed client
@@ -38,6 +39,7 @@ import (
 	"github.com/keboola/agnes-the-ai-analyst/agent/analytics"
 	"github.com/keboola/agnes-the-ai-analyst/agent/api"
 	"github.com/keboola/agnes-the-ai-analyst/agent/auth"
+	"github.com/keboola/agnes-the-ai-analyst/agent/backup"
 	"github.com/keboola/agnes-the-ai-analyst/agent/query"
 	"github.com/keboola/agnes-the-ai-analyst/agent/settings"
 	"github.com/keboola/agnes-the-ai-analyst/agent/state"
@@ -56,7 +58,8 @@ func (l Layout) State() string { return filepath.Join(l.Root, "state") }
 // Config is the stored configuration.
 func (l Layout) Config() string { return filepath.Join(l.State(), settings.FileName) }
 
-func (l Layout) database() string { return filepath.Join(l.State(), "system.duckdb") }
+// Database is the instance's own database.
+func (l Layout) Database() string { return filepath.Join(l.State(), "system.duckdb") }
 
 // Extracts is where each source has its folder.
 func (l Layout) Extracts() string { return filepath.Join(l.Root, "extracts") }
@@ -66,6 +69,9 @@ func (l Layout) Analytics() string { return filepath.Join(l.Root, "analytics") }
 
 // Backups is where backups are.
 func (l Layout) Backups() string { return filepath.Join(l.Root, "backups") }
+
+// restoring is where a restore that is under way has its files.
+func (l Layout) restoring() string { return filepath.Join(l.Root, ".restore") }
 
 func (l Layout) jwtSecret() string     { return filepath.Join(l.State(), ".jwt_secret") }
 func (l Layout) sessionSecret() string { return filepath.Join(l.State(), ".session_secret") }
@@ -86,6 +92,9 @@ type Options struct {
 
 	QueryWorker []string                                          // command of a query worker; this program's own when empty
 	QueryLimits func(role string, standard api.Limits) api.Limits // what a role's queries may use; the standard when nil
+
+	AfterBackup func(context.Context, backup.Info) // told of each new backup, which is verified; it returns soon
+	IsOffsite   func(id string) bool               // whether a backup has a copy elsewhere; nil where none are made
 }
 
 // Instance is a running instance. It is safe for concurrent use.
@@ -112,8 +121,9 @@ type Instance struct {
 	configure  sync.Mutex // serializes changes of the stored configuration
 	publishing sync.Mutex // bindings are read and published as one step
 
-	jobs   jobs
-	health healthState
+	jobs    jobs
+	backups backups
+	health  healthState
 
 	stop    context.CancelFunc // ends background work
 	running sync.WaitGroup
@@ -160,16 +170,21 @@ func Open(ctx context.Context, opt Options) (_ *Instance, err error) {
 		}
 	}()
 
+	if err := i.finishRestore(ctx); err != nil {
+		return nil, err
+	}
 	if err := i.prepareDirectories(); err != nil {
 		return nil, err
 	}
-	if i.lock, err = state.Lock(layout.Root); err != nil {
-		return nil, err
+	if i.lock == nil {
+		if i.lock, err = state.Lock(layout.Root); err != nil {
+			return nil, err
+		}
 	}
 	if i.state, err = state.Open(ctx, state.Options{Dir: layout.State(), Log: opt.Log, Version: opt.Build.Version}); err != nil {
 		return nil, err
 	}
-	if i.database, err = os.Stat(layout.database()); err != nil {
+	if i.database, err = os.Stat(layout.Database()); err != nil {
 		return nil, err
 	}
 	if err := connectors.Recover(ctx, layout.Extracts()); err != nil {
@@ -185,6 +200,9 @@ func Open(ctx context.Context, opt Options) (_ *Instance, err error) {
 	if err := i.openAccounts(ctx); err != nil {
 		return nil, err
 	}
+	if err := i.openBackups(ctx); err != nil {
+		return nil, err
+	}
 	if _, err := i.state.FailOrphans(ctx, "The instance stopped while this sync ran."); err != nil {
 		return nil, err
 	}
@@ -194,6 +212,8 @@ func Open(ctx context.Context, opt Options) (_ *Instance, err error) {
 	i.jobs.init(background)
 	i.running.Go(func() { i.watchHealth(background) })
 	i.running.Go(func() { i.storeQueryLog(background) })
+	i.running.Go(func() { i.keepBackups(background) })
+	i.running.Go(func() { i.seeRestore(background) })
 	return i, nil
 }
 

@@ -43,8 +43,9 @@ type Backup struct {
 	Version       string    `json:"version" doc:"Of the instance that made it."`
 	SchemaVersion int       `json:"schema_version"`
 	Extracts      bool      `json:"extracts"`
+	LeftOut       []string  `json:"left_out,omitempty" doc:"Sources whose data could not be taken, each with the reason."`
 	SizeBytes     int64     `json:"size_bytes"`
-	SHA256        string    `json:"sha256" doc:"Of the whole file."`
+	SHA256        string    `json:"sha256,omitempty" doc:"Of the whole file; in the answer of the call that makes it."`
 	Path          string    `json:"path" doc:"Where the instance sees it."`
 }
 

@@ -184,6 +184,14 @@ func (s *Server) adminRoutes() {
 		func(ctx context.Context, caller agent.Caller, i *byID) (*none, error) {
 			return &none{}, in.UnregisterTable(ctx, caller, i.ID)
 		})
+	register(s, admin, op(http.MethodPost, "backup", "/api/admin/backup", "Make a backup; the answer comes when it is verified", http.StatusOK, http.StatusConflict, http.StatusInsufficientStorage),
+		func(ctx context.Context, caller agent.Caller, i *body[api.BackupRequest]) (*body[api.Backup], error) {
+			return answer(in.Backup(ctx, caller, i.Body))
+		})
+	register(s, admin, op(http.MethodGet, "list-backups", "/api/admin/backups", "List the backups on this machine, newest first", http.StatusOK),
+		func(ctx context.Context, caller agent.Caller, _ *none) (*body[api.Backups], error) {
+			return answer(in.Backups(ctx, caller))
+		})
 	type auditInput struct {
 		Limit int `query:"limit" minimum:"1" maximum:"1000" default:"100"`
 	}

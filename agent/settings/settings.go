@@ -43,6 +43,10 @@ const (
 	ImageDigest   = "image_digest"
 	ExtensionDir  = "extension_dir"
 
+	BackupSchedule = "backup_schedule"
+	BackupKeep     = "backup_keep"
+	BackupExtracts = "backup_extracts"
+
 	RemoteExtensions = "remote_attach_extensions"
 	RemoteTokenEnvs  = "remote_attach_token_envs"
 )
@@ -78,6 +82,9 @@ func All() []Setting {
 		{Key: LogLevel, Env: "AGNES_LOG_LEVEL", Flag: "log-level", Default: "info", OneOf: []string{"debug", "info", "warn", "error"}, Help: "Least severity that is logged."},
 		{Key: LogFormat, Env: "AGNES_LOG_FORMAT", Flag: "log-format", Default: "text", OneOf: []string{"text", "json"}, Help: "Form of the log on standard error."},
 		{Key: ImageDigest, Env: "AGNES_IMAGE_DIGEST", Help: "Digest of the running image, recorded by the deploy."},
+		{Key: BackupSchedule, Env: "AGNES_BACKUP_SCHEDULE", Default: "daily 03:00", Help: "When backups are made by themselves: daily HH:MM (UTC, some minutes later on each instance), hourly or off."},
+		{Key: BackupKeep, Env: "AGNES_BACKUP_KEEP", Default: "7", Help: "How many days of scheduled backups are kept, the newest of each day; as many of those that were asked for are kept apart."},
+		{Key: BackupExtracts, Env: "AGNES_BACKUP_EXTRACTS", Default: "false", OneOf: []string{"true", "false"}, Help: "Whether scheduled backups hold the tables' data too."},
 		{Key: ExtensionDir, Env: "AGNES_EXTENSION_DIR", Help: "Directory with DuckDB extensions (*.duckdb_extension) for remote tables; empty is where DuckDB itself installs them, ~/.duckdb/extensions. Nothing is downloaded."},
 		{Key: RemoteExtensions, Env: "AGNES_REMOTE_ATTACH_EXTENSIONS", Default: strings.Join(connectors.DefaultPolicy().Extensions, ","), Help: "DuckDB extensions that _remote_attach may name, separated by commas."},
 		{Key: RemoteTokenEnvs, Env: "AGNES_REMOTE_ATTACH_TOKEN_ENVS", Default: strings.Join(connectors.DefaultPolicy().TokenEnvs, ","), Help: "Environment variables that _remote_attach may name in token_env, separated by commas."},
