@@ -16,16 +16,17 @@ import (
 	"github.com/keboola/agnes-the-ai-analyst/internal/golden"
 )
 
-// TestScripts runs every command that ends by itself. Scripts have two more
+// TestScripts runs every command that ends by itself. Scripts have three more
 // commands: `hold DIR` takes the lock of a data directory as a running instance
-// does, and `listen STATUS` starts a server that answers /readyz and puts its
-// address into $ADDR.
+// does, `listen STATUS` starts a server that answers /readyz and puts its
+// address into $ADDR, and `named` puts the path and the ID of the only backup
+// into $BACKUP and $ID.
 func TestScripts(t *testing.T) {
 	t.Parallel()
 	golden.Scripts(t, golden.Suite{
 		Dir:      "testdata/script",
 		Programs: map[string]golden.Program{"agnes": run},
-		Cmds:     map[string]func(*testscript.TestScript, bool, []string){"hold": hold, "listen": listen},
+		Cmds:     map[string]func(*testscript.TestScript, bool, []string){"hold": hold, "listen": listen, "named": named},
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("DATA_DIR", filepath.Join(env.WorkDir, "data"))
 			return nil
@@ -40,6 +41,15 @@ func hold(ts *testscript.TestScript, neg bool, args []string) {
 	lock, err := state.Lock(ts.MkAbs(args[0]))
 	ts.Check(err)
 	ts.Defer(func() { _ = lock.Close() })
+}
+
+func named(ts *testscript.TestScript, neg bool, args []string) {
+	found, err := filepath.Glob(ts.MkAbs("data/backups/agnes-*.tar.zst"))
+	if neg || len(args) != 0 || err != nil || len(found) != 1 {
+		ts.Fatalf("usage: named, where there is one backup; found %v (%v)", found, err)
+	}
+	ts.Setenv("BACKUP", found[0])
+	ts.Setenv("ID", strings.TrimSuffix(strings.TrimPrefix(filepath.Base(found[0]), "agnes-"), ".tar.zst"))
 }
 
 func listen(ts *testscript.TestScript, neg bool, args []string) {

@@ -191,15 +191,25 @@ it does not answer. It suits a container's HEALTHCHECK.`,
 	return c
 }
 
-func healthcheck(ctx context.Context, env cli.Env, addr string) error {
+// localURL is where the instance that listens on addr is reached from its own
+// machine.
+func localURL(addr string) (string, error) {
 	host, port, err := net.SplitHostPort(addr)
 	if err != nil {
-		return problem.Wrap(err, problem.Usage, fmt.Sprintf("The address %q cannot be read", addr), "Give it as HOST:PORT.")
+		return "", problem.Wrap(err, problem.Usage, fmt.Sprintf("The address %q cannot be read", addr), "Give it as HOST:PORT.")
 	}
 	if ip, err := netip.ParseAddr(host); host == "" || (err == nil && ip.IsUnspecified()) {
 		host = "127.0.0.1"
 	}
-	url := "http://" + net.JoinHostPort(host, port) + "/readyz"
+	return "http://" + net.JoinHostPort(host, port), nil
+}
+
+func healthcheck(ctx context.Context, env cli.Env, addr string) error {
+	base, err := localURL(addr)
+	if err != nil {
+		return err
+	}
+	url := base + "/readyz"
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return err
@@ -211,7 +221,7 @@ func healthcheck(ctx context.Context, env cli.Env, addr string) error {
 	defer func() { _ = resp.Body.Close() }()
 	if resp.StatusCode != http.StatusOK {
 		return problem.New(problem.Found, fmt.Sprintf("The instance at %s is not ready (%s).", url, resp.Status),
-			fmt.Sprintf("Ask why: curl http://%s/api/health", net.JoinHostPort(host, port)))
+			fmt.Sprintf("Ask why: curl %s/api/health", base))
 	}
 	_, err = fmt.Fprintln(env.Stdout, "ready")
 	return err
