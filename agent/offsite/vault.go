@@ -1,0 +1,230 @@
+package offsite
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+
+	"github.com/keboola/agnes-the-ai-analyst/internal/problem"
+)
+
+// Vault keeps backups at a target.
+type Vault struct {
+	Target  Target
+	URL     URL     // for messages
+	Backoff Backoff // of a download that was cut
+}
+
+// Copies lists the backups of an instance, or of all where it is empty, newest
+// first. What else lies at the target is not seen.
+func (v Vault) Copies(ctx context.Context, instance string) ([]Copy, error) {
+	prefix := ""
+	if instance != "" {
+		if !validName(instance) {
+			return nil, problem.New(problem.Usage, fmt.Sprintf("%q is no ID of an instance.", instance), "See which there are: agnes backup list --target "+v.URL.String())
+		}
+		prefix = instance + "/"
+	}
+	objects, err := v.Target.List(ctx, prefix)
+	if err != nil {
+		return nil, err
+	}
+	copies := []Copy{}
+	for _, o := range objects {
+		if c, ok := parseCopy(o); ok && (instance == "" || c.Instance == instance) {
+			copies = append(copies, c)
+		}
+	}
+	slices.SortFunc(copies, func(a, b Copy) int {
+		return cmp.Or(b.Made().Compare(a.Made()), cmp.Compare(b.ID, a.ID), cmp.Compare(a.Instance, b.Instance))
+	})
+	return copies, nil
+}
+
+// Find returns one copy by its ID, or the newest for "" and "latest". Where
+// several instances keep backups at the target and none is named, it is a
+// problem.Conflict that lists them.
+func (v Vault) Find(ctx context.Context, instance, id string) (Copy, error) {
+	copies, err := v.Copies(ctx, instance)
+	if err != nil {
+		return Copy{}, err
+	}
+	next := "See what is there: agnes backup list --target " + v.URL.String()
+	if id != "" && id != "latest" {
+		copies = slices.DeleteFunc(copies, func(c Copy) bool { return c.ID != id })
+	}
+	if len(copies) == 0 {
+		what := "backup"
+		if id != "" && id != "latest" {
+			what += " " + id
+		}
+		if instance != "" {
+			what += " of the instance " + instance
+		}
+		return Copy{}, Fault(CodeNoObject, nil, fmt.Sprintf("There is no %s at %s.", what, v.URL), next)
+	}
+	if owners := Instances(copies); len(owners) > 1 {
+		return Copy{}, problem.New(problem.Conflict, fmt.Sprintf("%d instances keep backups at %s; the newest are %s.", len(owners), v.URL, newest(copies, owners)),
+			"Say which one: --instance "+owners[0]).WithCode("backup_several_instances")
+	}
+	return copies[0], nil
+}
+
+// Instances returns the IDs of the instances that have copies, the one with
+// the newest first.
+func Instances(copies []Copy) []string {
+	var ids []string
+	for _, c := range copies {
+		if !slices.Contains(ids, c.Instance) {
+			ids = append(ids, c.Instance)
+		}
+	}
+	return ids
+}
+
+func newest(copies []Copy, owners []string) string {
+	text := ""
+	for _, owner := range owners {
+		at := slices.IndexFunc(copies, func(c Copy) bool { return c.Instance == owner })
+		if text != "" {
+			text += ", "
+		}
+		text += fmt.Sprintf("%s (%s)", owner, copies[at].ID)
+	}
+	return text
+}
+
+// Upload seals the file of a backup and puts it to the target. A copy that is
+// there already is left as it is: names are unique and appear whole.
+func (v Vault) Upload(ctx context.Context, to *Recipients, c Copy, path string) (Copy, error) {
+	if to == nil || to.Count() == 0 {
+		_, err := ParseRecipients("")
+		return Copy{}, err
+	}
+	if !validName(c.Instance) || !validName(c.ID) {
+		return Copy{}, problem.New(problem.Internal, fmt.Sprintf("%q is no name for an object.", c.Name()), "Report this.")
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return Copy{}, err
+	}
+	defer func() { _ = f.Close() }() // it was only read
+	fi, err := f.Stat()
+	if err != nil {
+		return Copy{}, err
+	}
+	sealed, size, err := to.Seal(f, fi.Size())
+	if err != nil {
+		return Copy{}, err
+	}
+	c.Size = size
+	if err := v.Target.Put(ctx, c.Name(), size, sealed); err != nil && !HasCode(err, CodeExists) {
+		return Copy{}, err
+	}
+	return c, nil
+}
+
+// Fetch writes the backup of a copy, opened, to w. A connection that is cut is
+// taken up where it ended. What was written is whole and as it was sealed only
+// where no error comes back.
+func (v Vault) Fetch(ctx context.Context, with *Identities, c Copy, w io.Writer) error {
+	sealed := &resumed{ctx: ctx, vault: v, copy: c}
+	defer sealed.close()
+	plain, err := with.Open(sealed)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(w, plain)
+	return err
+}
+
+// Raw writes a copy as it is, sealed, to w.
+func (v Vault) Raw(ctx context.Context, c Copy, w io.Writer) error {
+	sealed := &resumed{ctx: ctx, vault: v, copy: c}
+	defer sealed.close()
+	_, err := io.Copy(w, sealed)
+	return err
+}
+
+// resumed reads an object to its end over as many connections as it takes.
+type resumed struct {
+	ctx    context.Context //nolint:containedctx // of the one call that reads it
+	vault  Vault
+	copy   Copy
+	offset int64
+	body   io.ReadCloser
+}
+
+func (r *resumed) close() {
+	if r.body != nil {
+		_ = r.body.Close()
+		r.body = nil
+	}
+}
+
+// Read implements io.Reader.
+func (r *resumed) Read(p []byte) (n int, err error) {
+	if r.offset == r.copy.Size {
+		return 0, io.EOF
+	}
+	if r.body != nil {
+		if n, _ := r.body.Read(p); n > 0 { // what ended it is met again below
+			r.offset += int64(n)
+			return n, nil
+		}
+	}
+	err = r.vault.Backoff.Retry(r.ctx, func() error {
+		r.close()
+		var err error
+		if r.body, err = r.vault.Target.Get(r.ctx, r.copy.Name(), r.offset); err != nil {
+			return err
+		}
+		n, err = r.body.Read(p)
+		if n > 0 {
+			return nil
+		}
+		if ctx := r.ctx.Err(); ctx != nil {
+			return ctx
+		}
+		if errors.Is(err, io.EOF) {
+			err = io.ErrUnexpectedEOF
+		}
+		return Fault(CodeUnreachable, err, fmt.Sprintf("The download from %s ended at byte %d of %d", r.vault.URL, r.offset, r.copy.Size),
+			"Check the network to the target, then give the same command again.")
+	})
+	r.offset += int64(n)
+	return n, err
+}
+
+// Prune deletes the copies of one instance that keep lets go, oldest first,
+// and returns those that it deleted. The newest stays whatever keep says, and
+// so does everything that has no name of ours.
+func (v Vault) Prune(ctx context.Context, instance string, keep Keep) ([]Copy, error) {
+	if !validName(instance) {
+		return nil, problem.New(problem.Internal, fmt.Sprintf("Expected the ID of an instance, found %q.", instance), "Report this.")
+	}
+	copies, err := v.Copies(ctx, instance)
+	if err != nil {
+		return nil, err
+	}
+	var dated []Dated
+	for _, c := range copies {
+		dated = append(dated, Dated{c.ID, c.Made()})
+	}
+	stays := keep.Stays(dated)
+	var gone []Copy
+	for _, c := range slices.Backward(copies) {
+		if stays[c.ID] {
+			continue
+		}
+		if err := v.Target.Delete(ctx, c.Name()); err != nil {
+			return gone, err
+		}
+		gone = append(gone, c)
+	}
+	return gone, nil
+}
