@@ -77,6 +77,10 @@ func Pending(d Dirs) (bool, error) { return exists(journalPath(d)) }
 // left that was killed before its swap. It returns what is in place now where
 // the swap was finished. The caller holds the DATA_DIR lock.
 func Recover(ctx context.Context, d Dirs, log *slog.Logger) (finished *Restored, err error) {
+	return recoverWith(ctx, d, log, func(string) {})
+}
+
+func recoverWith(ctx context.Context, d Dirs, log *slog.Logger, step func(string)) (finished *Restored, err error) {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
@@ -92,7 +96,7 @@ func Recover(ctx context.Context, d Dirs, log *slog.Logger) (finished *Restored,
 		return nil, problem.Wrap(err, problem.Internal, fmt.Sprintf("The journal of a restore, %s, cannot be read.", journalPath(d)),
 			fmt.Sprintf("What was there before is below %s; put it back by hand, then remove %s.", d.Backups, d.Work))
 	}
-	if err := j.proceed(ctx, d, func(string) {}); err != nil {
+	if err := j.proceed(ctx, d, step); err != nil {
 		log.Error("An interrupted restore was undone.", "backup", j.ID, "error", err)
 		if pending, perr := Pending(d); perr != nil || pending {
 			return nil, errors.Join(err, perr)

@@ -88,8 +88,8 @@ func Restore(ctx context.Context, d Dirs, path string, opt RestoreOptions) (_ Re
 func (o *opened) fits() error {
 	if latest := state.LatestSchemaVersion(); o.Database.Schema > latest {
 		return problem.New(problem.Refused,
-			fmt.Sprintf("The backup %s has schema version %d, written by agnes %s; this agnes knows versions up to %d.", o.ID, o.Database.Schema, o.Version, latest),
-			fmt.Sprintf("Restore it with agnes %s or newer, or choose an older backup: agnes backup list", o.Version)).WithCode("schema_newer")
+			fmt.Sprintf("The backup %s has schema version %d, written by agnes %s; this agnes knows versions up to %d.", o.ID, o.Database.Schema, o.Database.Version, latest),
+			fmt.Sprintf("Restore it with agnes %s or newer, or choose an older backup: agnes backup list", o.Database.Version)).WithCode("schema_newer")
 	}
 	return nil
 }
