@@ -19,6 +19,7 @@ import (
 
 	"github.com/keboola/agnes-the-ai-analyst/agent"
 	"github.com/keboola/agnes-the-ai-analyst/agent/api"
+	"github.com/keboola/agnes-the-ai-analyst/agent/backup"
 	"github.com/keboola/agnes-the-ai-analyst/agent/query"
 	"github.com/keboola/agnes-the-ai-analyst/agent/server"
 	"github.com/keboola/agnes-the-ai-analyst/agent/settings"
@@ -137,6 +138,8 @@ type worldOptions struct {
 	env    map[string]string
 	limits func(role string, standard api.Limits) api.Limits
 	server server.Options
+
+	afterBackup func(backup.Info)
 }
 
 func newWorld(t *testing.T, opts ...func(*worldOptions)) *world {
@@ -160,6 +163,11 @@ func newWorld(t *testing.T, opts ...func(*worldOptions)) *world {
 		Log:   log,
 
 		QueryLimits: o.limits,
+		AfterBackup: func(_ context.Context, b backup.Info) {
+			if o.afterBackup != nil {
+				o.afterBackup(b)
+			}
+		},
 	})
 	if err != nil {
 		t.Fatal(err)
