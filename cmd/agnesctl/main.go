@@ -38,10 +38,12 @@ func newRoot(env cli.Env) *cobra.Command {
 Answers go to standard output, everything else to standard error.`,
 		Example: `  agnesctl instance setup --email admin@company.com --source csv --csv-dir /srv/shop
   agnesctl instance query 'SELECT count(*) FROM orders'
-  agnesctl instance health -o json`,
+  agnesctl instance health -o json
+  agnesctl smoke https://canary.company.com --token-file canary.token`,
 	}
 	root.AddCommand(
 		newInstance(env),
+		newSmoke(env),
 		cli.VersionCommand(env),
 		cli.CompletionCommand(env),
 		cli.TreeCommand(env),

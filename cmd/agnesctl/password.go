@@ -22,15 +22,7 @@ const maxPassword = 1024
 // --password-stdin, otherwise typed without echo, twice when it is a new one.
 func (a *app) password(ctx context.Context, fromStdin, fresh bool) (redact.Secret, error) {
 	if fromStdin {
-		line, err := bufio.NewReader(io.LimitReader(a.env.Stdin, maxPassword+2)).ReadString('\n')
-		if err != nil && !errors.Is(err, io.EOF) {
-			return "", problem.Wrap(err, problem.Usage, "The password cannot be read from standard input.", "")
-		}
-		line = strings.TrimRight(line, "\r\n")
-		if line == "" || len(line) > maxPassword {
-			return "", cli.UsageError("Expected a password of 1 to %d bytes on the first line of standard input.", maxPassword)
-		}
-		return redact.Secret(line), nil
+		return firstLine(a.env.Stdin, "standard input")
 	}
 	file, ok := a.env.Stdin.(*os.File)
 	if !ok || !cli.IsTerminal(file) {
@@ -51,6 +43,32 @@ func (a *app) password(ctx context.Context, fromStdin, fresh bool) (redact.Secre
 		return "", cli.UsageError("The two passwords differ.")
 	}
 	return redact.Secret(typed[0]), nil
+}
+
+// passwordFrom reads a password from the first line of a file; - is standard
+// input.
+func (a *app) passwordFrom(path string) (redact.Secret, error) {
+	if path == "-" {
+		return firstLine(a.env.Stdin, "standard input")
+	}
+	file, err := os.Open(path)
+	if err != nil {
+		return "", problem.Wrap(err, problem.Usage, fmt.Sprintf("Expected a password in %s, but it cannot be read.", path), "Check the path and its permissions.")
+	}
+	defer func() { _ = file.Close() }() // it was read alone
+	return firstLine(file, path)
+}
+
+func firstLine(from io.Reader, name string) (redact.Secret, error) {
+	line, err := bufio.NewReader(io.LimitReader(from, maxPassword+2)).ReadString('\n')
+	if err != nil && !errors.Is(err, io.EOF) {
+		return "", problem.Wrap(err, problem.Usage, fmt.Sprintf("The password cannot be read from %s.", name), "")
+	}
+	line = strings.TrimRight(line, "\r\n")
+	if line == "" || len(line) > maxPassword {
+		return "", cli.UsageError("Expected a password of 1 to %d bytes on the first line of %s.", maxPassword, name)
+	}
+	return redact.Secret(line), nil
 }
 
 // ask reads a line without echo for each prompt. Echo is off before the first
