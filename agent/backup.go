@@ -26,6 +26,7 @@ type backups struct {
 	making sync.Mutex // held while one is made; see Backup
 	seed   string     // the instance's ID
 	since  time.Time  // when there was nothing to back up yet
+	opened time.Time
 
 	mu     sync.Mutex
 	last   time.Time // of the newest good one; zero where there is none
@@ -59,7 +60,7 @@ func (i *Instance) openBackups(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	i.backups.seed, i.backups.since = identity.ID, identity.CreatedAt
+	i.backups.seed, i.backups.since, i.backups.opened = identity.ID, identity.CreatedAt, time.Now()
 	if err := checkBackupSettings(i.Settings()); err != nil {
 		return err
 	}
@@ -270,6 +271,10 @@ func (i *Instance) seeRestore(ctx context.Context) {
 	}
 }
 
+// makeUpTime is how long after a start backups that were missed meanwhile may
+// take to be made up for, before health complains.
+const makeUpTime = 15 * time.Minute
+
 func (i *Instance) backupHealth() api.ServiceHealth {
 	schedule := i.backupSchedule()
 	last, base, failed := i.backups.state()
@@ -281,7 +286,7 @@ func (i *Instance) backupHealth() api.ServiceHealth {
 		return api.ServiceHealth{Status: api.Healthy, Detail: "Scheduled backups are off. " + detail, Hint: "Switch them on with AGNES_BACKUP_SCHEDULE, or make one: agnes backup create"}
 	}
 	out := api.ServiceHealth{Status: api.Healthy, Detail: detail}
-	if missed := schedule.Missed(base, time.Now()); missed >= 2 {
+	if missed := schedule.Missed(base, time.Now()); missed >= 2 && (failed != nil || time.Since(i.backups.opened) > makeUpTime) {
 		out.Status = api.Degraded
 		out.Detail += fmt.Sprintf(" %d were missed since.", missed)
 		out.Hint = "The instance's log says why. Make one now: agnes backup create"

@@ -20,10 +20,11 @@ import (
 // Content is what a closed system.duckdb holds, so that a copy of it can be
 // compared with the original.
 type Content struct {
-	Schema  int               `json:"schema"`  // version of the schema; 0 where it is no state of agnes
-	Version string            `json:"version"` // of the agnes that wrote the newest migration
-	DuckDB  string            `json:"duckdb"`  // that computed the hashes
-	Tables  map[string]string `json:"tables"`  // table -> rows/hash, independent of the rows' order
+	Schema   int               `json:"schema"`   // version of the schema; 0 where it is no state of agnes
+	Version  string            `json:"version"`  // of the agnes that wrote the newest migration
+	Instance string            `json:"instance"` // ID of the instance; empty where it is no state of agnes
+	DuckDB   string            `json:"duckdb"`   // that computed the hashes
+	Tables   map[string]string `json:"tables"`   // table -> rows/hash, independent of the rows' order
 }
 
 // ReadContent reads all of the closed database at path and changes nothing. A
@@ -44,6 +45,9 @@ func ReadContent(ctx context.Context, path string) (c Content, err error) {
 	}
 	if n := len(applied); n > 0 {
 		c.Schema, c.Version = applied[n-1].version, applied[n-1].binary
+		if err := db.QueryRowContext(ctx, "SELECT value FROM instance WHERE key = 'instance_id'").Scan(&c.Instance); err != nil {
+			return Content{}, err
+		}
 	}
 	if err := db.QueryRowContext(ctx, "SELECT version()").Scan(&c.DuckDB); err != nil {
 		return Content{}, err
@@ -67,6 +71,9 @@ func (c Content) Differs(got Content) error {
 	var diffs []string
 	if c.Schema != got.Schema {
 		diffs = append(diffs, fmt.Sprintf("expected schema version %d, found %d", c.Schema, got.Schema))
+	}
+	if c.Instance != got.Instance {
+		diffs = append(diffs, fmt.Sprintf("expected the instance %q, found %q", c.Instance, got.Instance))
 	}
 	comparable := func(sum string) string {
 		if c.DuckDB == got.DuckDB {
