@@ -29,9 +29,10 @@ type Server struct {
 	HostKey string // "ssh-ed25519 AAAA…"
 	Dir     string // configuration and log
 
-	t   testing.TB
-	cmd *exec.Cmd
-	log string
+	t       testing.TB
+	program string
+	cmd     *exec.Cmd
+	log     string
 }
 
 func missing(t testing.TB, what string) {
@@ -86,13 +87,23 @@ func Start(t testing.TB, config ...string) *Server {
 	if err := os.WriteFile(filepath.Join(s.Dir, "sshd_config"), []byte(strings.Join(lines, "\n")+"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	s.cmd = exec.Command(sshd, "-D", "-f", filepath.Join(s.Dir, "sshd_config"), "-E", s.log) //nolint:gosec,noctx // found on the path; ended by Stop
-	if err := s.cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	s.program = sshd
 	t.Cleanup(s.Stop)
-	s.wait()
+	s.Restart()
 	return s
+}
+
+// Restart ends the server and its connections, as a power cut does, and starts
+// it again at the same address with the same keys.
+func (s *Server) Restart() {
+	s.t.Helper()
+	s.Stop()
+	s.cmd = exec.Command(s.program, "-D", "-f", filepath.Join(s.Dir, "sshd_config"), "-E", s.log) //nolint:gosec,noctx // found on the path; ended by Stop
+	if err := s.cmd.Start(); err != nil {
+		s.cmd = nil
+		s.t.Fatal(err)
+	}
+	s.wait()
 }
 
 func isFile(path string) bool {

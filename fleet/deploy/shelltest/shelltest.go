@@ -1,10 +1,8 @@
-// Package shelltest is the contract of deploy.Shell as tests, and an sshd to run
-// them against.
+// Package shelltest is the contract of deploy.Shell as tests.
 //
 // Run holds one adapter to everything that deploy.Shell promises. The host is
-// always this machine, so that a process that a command started can be looked for
-// by its number. SSHD is a real OpenSSH server on a loopback port with keys of
-// its own.
+// always this machine, over a real sshd or none, so that a process that a command
+// started can be looked for by its number.
 package shelltest
 
 import (
@@ -313,13 +311,13 @@ func end(t *testing.T, s deploy.Shell, script string) {
 		t.Fatal("the command went on after the end of ctx")
 	}
 	for _, pid := range pids {
-		await(t, "the end of process "+pid, func() bool { return !Alive(t, pid) })
+		await(t, "the end of process "+pid, func() bool { return !alive(t, pid) })
 	}
 }
 
-// Alive reports whether a process of this machine runs. One that ended and that
+// alive reports whether a process of this machine runs. One that ended and that
 // nobody has asked for its code does not.
-func Alive(t *testing.T, pid string) bool {
+func alive(t *testing.T, pid string) bool {
 	t.Helper()
 	number, err := strconv.Atoi(pid)
 	if err != nil {
