@@ -74,7 +74,7 @@ func (i *Instance) openBackups(ctx context.Context) error {
 	if len(list) > 0 {
 		i.backups.last = list[0].CreatedAt
 	}
-	return nil
+	return i.openMirror()
 }
 
 func checkBackupSettings(s *settings.Resolved) error {
@@ -162,6 +162,9 @@ func (i *Instance) makeBackup(ctx context.Context, by state.By, req backup.Reque
 	if i.opt.AfterBackup != nil {
 		i.opt.AfterBackup(ctx, info)
 	}
+	if i.mirror != nil {
+		i.mirror.Wake()
+	}
 	i.pruneBackups()
 	return info, nil
 }
@@ -172,7 +175,7 @@ func (i *Instance) pruneBackups() {
 		i.log.Error("Old backups are not deleted.", "error", err)
 		return
 	}
-	gone, err := backup.Prune(i.layout.BackupDirs(), backup.Retention{Keep: keep, Offsite: i.opt.IsOffsite}, time.Now())
+	gone, err := backup.Prune(i.layout.BackupDirs(), backup.Retention{Keep: keep, Offsite: i.isOffsite()}, time.Now())
 	if err != nil {
 		i.log.Warn("Some old backups could not be deleted.", "error", err)
 	}
@@ -203,7 +206,9 @@ func (i *Instance) Backups(context.Context, Caller) (api.Backups, error) {
 	if err != nil {
 		return api.Backups{}, err
 	}
-	return ShowBackups(list), nil
+	out := ShowBackups(list)
+	i.showOffsite(&out)
+	return out, nil
 }
 
 // ShowBackups is a list of backups as people see it.
@@ -283,7 +288,7 @@ func (i *Instance) backupHealth() api.ServiceHealth {
 		detail = fmt.Sprintf("The last backup was made at %s.", last.Format(time.RFC3339))
 	}
 	if schedule.Off() {
-		return api.ServiceHealth{Status: api.Healthy, Detail: "Scheduled backups are off. " + detail, Hint: "Switch them on with AGNES_BACKUP_SCHEDULE, or make one: agnes backup create"}
+		return i.offsiteHealth(api.ServiceHealth{Status: api.Healthy, Detail: "Scheduled backups are off. " + detail, Hint: "Switch them on with AGNES_BACKUP_SCHEDULE, or make one: agnes backup create"})
 	}
 	out := api.ServiceHealth{Status: api.Healthy, Detail: detail}
 	if missed := schedule.Missed(base, time.Now()); missed >= 2 && (failed != nil || time.Since(i.backups.opened) > makeUpTime) {
@@ -298,5 +303,5 @@ func (i *Instance) backupHealth() api.ServiceHealth {
 			out.Hint = p.Hint
 		}
 	}
-	return out
+	return i.offsiteHealth(out)
 }

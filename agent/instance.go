@@ -10,6 +10,7 @@
 //	auth/       passwords, tokens, rate limits
 //	analytics/  extracts -> a published generation of views
 //	backup/     backups of all of this, and the way back
+//	offsite/    encrypted copies of backups, away from this host
 //	query/      one untrusted statement against a pinned generation
 //	server/     HTTP
 //	api/        the wire types and the typed client
@@ -40,6 +41,7 @@ import (
 	"github.com/keboola/agnes-the-ai-analyst/agent/api"
 	"github.com/keboola/agnes-the-ai-analyst/agent/auth"
 	"github.com/keboola/agnes-the-ai-analyst/agent/backup"
+	"github.com/keboola/agnes-the-ai-analyst/agent/offsite"
 	"github.com/keboola/agnes-the-ai-analyst/agent/query"
 	"github.com/keboola/agnes-the-ai-analyst/agent/settings"
 	"github.com/keboola/agnes-the-ai-analyst/agent/state"
@@ -94,7 +96,8 @@ type Options struct {
 	QueryLimits func(role string, standard api.Limits) api.Limits // what a role's queries may use; the standard when nil
 
 	AfterBackup func(context.Context, backup.Info) // told of each new backup, which is verified; it returns soon
-	IsOffsite   func(id string) bool               // whether a backup has a copy elsewhere; nil where none are made
+
+	Targets map[string]OpenTarget // of backups off this host, by the scheme of their URL; cmd/agnes lists what is wired
 }
 
 // Instance is a running instance. It is safe for concurrent use.
@@ -123,6 +126,8 @@ type Instance struct {
 
 	jobs    jobs
 	backups backups
+	mirror  *offsite.Mirror // of the backups; nil where no target is set
+	target  offsite.Target
 	health  healthState
 
 	stop    context.CancelFunc // ends background work
@@ -213,6 +218,9 @@ func Open(ctx context.Context, opt Options) (_ *Instance, err error) {
 	i.running.Go(func() { i.watchHealth(background) })
 	i.running.Go(func() { i.storeQueryLog(background) })
 	i.running.Go(func() { i.keepBackups(background) })
+	if i.mirror != nil {
+		i.running.Go(func() { i.mirror.Run(background) })
+	}
 	i.running.Go(func() { i.seeRestore(background) })
 	return i, nil
 }
@@ -350,6 +358,9 @@ func (i *Instance) Close() error {
 		i.running.Wait()
 		if i.query != nil {
 			errs = append(errs, i.query.Close())
+		}
+		if i.target != nil {
+			errs = append(errs, i.target.Close())
 		}
 		if i.analytics != nil {
 			errs = append(errs, i.analytics.Close())

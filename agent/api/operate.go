@@ -47,10 +47,23 @@ type Backup struct {
 	SizeBytes     int64     `json:"size_bytes"`
 	SHA256        string    `json:"sha256,omitempty" doc:"Of the whole file; in the answer of the call that makes it."`
 	Path          string    `json:"path" doc:"Where the instance sees it."`
+	Offsite       bool      `json:"offsite,omitempty" doc:"Whether an encrypted copy is at the backup target."`
 }
 
 // Backups is GET /api/admin/backups, newest first.
 type Backups struct {
 	Backups []Backup `json:"backups"`
 	Count   int      `json:"count"`
+	Offsite *Offsite `json:"offsite,omitempty" doc:"Where copies off this host are kept; absent where no target is set."`
+}
+
+// Offsite says how the copies of backups off this host are doing.
+type Offsite struct {
+	Target       string     `json:"target"`
+	InStep       *time.Time `json:"in_step_at,omitempty" doc:"When every backup was last where it should be."`
+	Waiting      int        `json:"waiting" doc:"Backups that have no copy yet."`
+	Error        string     `json:"error,omitempty" doc:"Why the newest attempt failed; it is tried again."`
+	Hint         string     `json:"hint,omitempty"`
+	FailingSince *time.Time `json:"failing_since,omitempty"`
+	TriedAt      *time.Time `json:"tried_at,omitempty" doc:"When the newest attempt ended."`
 }

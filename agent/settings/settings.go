@@ -47,6 +47,14 @@ const (
 	BackupKeep     = "backup_keep"
 	BackupExtracts = "backup_extracts"
 
+	BackupTarget        = "backup_target"
+	BackupRecipients    = "backup_recipients"
+	BackupOffsiteKeep   = "backup_offsite_keep"
+	BackupS3AccessKeyID = "backup_s3_access_key_id"
+	BackupS3SecretKey   = "backup_s3_secret_access_key" //nolint:gosec // a name, not a value
+	BackupSFTPKey       = "backup_sftp_key"
+	BackupSFTPHostKey   = "backup_sftp_host_key"
+
 	RemoteExtensions = "remote_attach_extensions"
 	RemoteTokenEnvs  = "remote_attach_token_envs"
 )
@@ -85,6 +93,13 @@ func All() []Setting {
 		{Key: BackupSchedule, Env: "AGNES_BACKUP_SCHEDULE", Default: "daily 03:00", Help: "When backups are made by themselves: daily HH:MM (UTC, some minutes later on each instance), hourly or off."},
 		{Key: BackupKeep, Env: "AGNES_BACKUP_KEEP", Default: "7", Help: "How many days of scheduled backups are kept, the newest of each day; as many of those that were asked for are kept apart."},
 		{Key: BackupExtracts, Env: "AGNES_BACKUP_EXTRACTS", Default: "false", OneOf: []string{"true", "false"}, Help: "Whether scheduled backups hold the tables' data too."},
+		{Key: BackupTarget, Env: "AGNES_BACKUP_TARGET", Help: "Where encrypted copies of backups are kept off this host: s3://BUCKET/PREFIX?endpoint=…&region=…, gs://BUCKET/PREFIX, sftp://USER@HOST:PORT/PATH or file:///PATH of another disk; empty keeps none."},
+		{Key: BackupRecipients, Env: "AGNES_BACKUP_RECIPIENTS", Help: "Public keys that copies of backups are encrypted to, separated by commas, or the path of a file with them: age1… or ssh-ed25519 …; agnes backup keygen makes one."},
+		{Key: BackupOffsiteKeep, Env: "AGNES_BACKUP_OFFSITE_KEEP", Default: "30", Help: "What stays at the target: a number of newest backups, or of days with a d behind it, counted from the newest."},
+		{Key: BackupS3AccessKeyID, Env: "AGNES_BACKUP_S3_ACCESS_KEY_ID", Help: "Access key of an s3:// target; empty is what AWS's tools would use: AWS_* variables, ~/.aws, the machine's role."},
+		{Key: BackupS3SecretKey, Env: "AGNES_BACKUP_S3_SECRET_ACCESS_KEY", Secret: true, Help: "Secret key of an s3:// target."},
+		{Key: BackupSFTPKey, Env: "AGNES_BACKUP_SFTP_KEY", Secret: true, Help: "Path of the private key, without a passphrase, for an sftp:// target; or the key itself."},
+		{Key: BackupSFTPHostKey, Env: "AGNES_BACKUP_SFTP_HOST_KEY", Help: "Host key of an sftp:// target (ssh-ed25519 AAAA…, or a line of known_hosts); an unknown server is never trusted."},
 		{Key: ExtensionDir, Env: "AGNES_EXTENSION_DIR", Help: "Directory with DuckDB extensions (*.duckdb_extension) for remote tables; empty is where DuckDB itself installs them, ~/.duckdb/extensions. Nothing is downloaded."},
 		{Key: RemoteExtensions, Env: "AGNES_REMOTE_ATTACH_EXTENSIONS", Default: strings.Join(connectors.DefaultPolicy().Extensions, ","), Help: "DuckDB extensions that _remote_attach may name, separated by commas."},
 		{Key: RemoteTokenEnvs, Env: "AGNES_REMOTE_ATTACH_TOKEN_ENVS", Default: strings.Join(connectors.DefaultPolicy().TokenEnvs, ","), Help: "Environment variables that _remote_attach may name in token_env, separated by commas."},

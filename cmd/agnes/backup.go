@@ -33,9 +33,10 @@ func newBackup(env cli.Env) *cobra.Command {
 		Short: "Make, list, verify and restore backups of this data directory",
 		Long: `A backup is one file below DATA_DIR/backups: the state of the instance, its
 configuration, its secrets and, where that is asked for, its tables' data. Keep
-it as you keep a password.`,
+it as you keep a password. With AGNES_BACKUP_TARGET set, each backup is also
+copied off this host, encrypted to AGNES_BACKUP_RECIPIENTS.`,
 	}
-	group.AddCommand(newBackupCreate(env), newBackupList(env), newBackupVerify(env), newBackupRestore(env))
+	group.AddCommand(newBackupCreate(env), newBackupList(env), newBackupVerify(env), newBackupRestore(env), newBackupKeygen(env))
 	return group
 }
 
@@ -46,18 +47,21 @@ func newBackupCreate(env cli.Env) *cobra.Command {
 		Short: "Make a backup and verify it",
 		Long: `create makes a backup, reads it back and opens its database before it says that
 it is there. While the instance runs it is asked to do it, at AGNES_ADDR; while
-it is stopped, create does it itself and migrates nothing.`,
+it is stopped, create does it itself and migrates nothing. --upload ends when the
+copy is at AGNES_BACKUP_TARGET; a running instance copies it there in any case.`,
 		Example: `  agnes backup create --data-dir ./data
-  agnes backup create --extracts --reason "before the new source" -o json`,
+  agnes backup create --extracts --reason "before the new source" -o json
+  agnes backup create --upload`,
 		Args: cobra.NoArgs,
 	}
 	extracts := c.Flags().Bool("extracts", false, "take the tables' data too")
+	upload := c.Flags().Bool("upload", false, "wait until its encrypted copy is off this host")
 	reason := c.Flags().String("reason", "", "why it is made; shown in the list")
 	cli.OutputFlag(c, &format)
 	flags := configFlags(c, settings.DataDir, settings.Addr)
 	c.RunE = func(c *cobra.Command, _ []string) error {
 		in := settings.Inputs{Flags: flags(), Getenv: env.Getenv}
-		made, err := createBackup(c.Context(), env, in, api.BackupRequest{Extracts: *extracts, Reason: *reason})
+		made, err := createBackup(c.Context(), env, in, api.BackupRequest{Extracts: *extracts, Reason: *reason}, *upload)
 		if err != nil {
 			return err
 		}
@@ -67,12 +71,15 @@ it is stopped, create does it itself and migrates nothing.`,
 			for _, source := range made.LeftOut {
 				g.Line("Left out: %s", source)
 			}
+			if made.Offsite {
+				g.Line("Its encrypted copy is off this host: agnes backup list --target")
+			}
 		})
 	}
 	return c
 }
 
-func createBackup(ctx context.Context, env cli.Env, in settings.Inputs, req api.BackupRequest) (*api.Backup, error) {
+func createBackup(ctx context.Context, env cli.Env, in settings.Inputs, req api.BackupRequest, copied bool) (*api.Backup, error) {
 	layout, addr, err := place(in)
 	if err != nil {
 		return nil, err
@@ -82,7 +89,7 @@ func createBackup(ctx context.Context, env cli.Env, in settings.Inputs, req api.
 	}
 	lock, err := state.Lock(layout.Root)
 	if problem.Is(err, problem.Refused) && problem.As(err).Code == "data_dir_in_use" {
-		return askForBackup(ctx, layout, addr, req)
+		return askForBackup(ctx, layout, addr, req, copied)
 	}
 	if err != nil {
 		return nil, err
@@ -103,11 +110,17 @@ func createBackup(ctx context.Context, env cli.Env, in settings.Inputs, req api.
 		return nil, err
 	}
 	made := agent.ShowBackup(info)
+	if copied {
+		if err := upload(ctx, env, in, layout, info); err != nil {
+			return nil, err
+		}
+		made.Offsite = true
+	}
 	return &made, nil
 }
 
 // askForBackup asks the running instance, which alone may open its database.
-func askForBackup(ctx context.Context, layout agent.Layout, addr string, req api.BackupRequest) (*api.Backup, error) {
+func askForBackup(ctx context.Context, layout agent.Layout, addr string, req api.BackupRequest, copied bool) (*api.Backup, error) {
 	path := filepath.Join(layout.State(), ".operator_token")
 	token, err := os.ReadFile(path)
 	if err != nil {
@@ -123,21 +136,35 @@ func askForBackup(ctx context.Context, layout agent.Layout, addr string, req api
 	if err != nil {
 		return nil, err
 	}
-	return client.Backup(ctx, req)
+	made, err := client.Backup(ctx, req)
+	if err != nil || !copied {
+		return made, err
+	}
+	made.Offsite = true
+	return made, awaitUpload(ctx, client, made.ID, made.CreatedAt)
 }
 
 func newBackupList(env cli.Env) *cobra.Command {
 	format := cli.Table
 	c := &cobra.Command{
-		Use:   "list",
-		Short: "List the backups on this machine, newest first",
+		Use:   "list [URL]",
+		Short: "List the backups on this machine, or at a target, newest first",
 		Example: `  agnes backup list --data-dir ./data
-  agnes backup list -o json`,
-		Args: cobra.NoArgs,
+  agnes backup list -o json
+  agnes backup list --target
+  agnes backup list --target s3://bucket/agnes?region=eu-central-1`,
+		Args: cobra.MaximumNArgs(1),
 	}
+	target := c.Flags().Bool("target", false, "list the copies at URL, or at AGNES_BACKUP_TARGET without one")
 	cli.OutputFlag(c, &format)
 	flags := configFlags(c, settings.DataDir)
-	c.RunE = func(*cobra.Command, []string) error {
+	c.RunE = func(c *cobra.Command, args []string) error {
+		if *target {
+			return listCopies(c.Context(), env, format, settings.Inputs{Flags: flags(), Getenv: env.Getenv}, strings.Join(args, ""))
+		}
+		if len(args) > 0 {
+			return cli.UsageError("A URL goes with --target.")
+		}
 		layout, _, err := place(settings.Inputs{Flags: flags(), Getenv: env.Getenv})
 		if err != nil {
 			return err
@@ -184,39 +211,44 @@ func newBackupVerify(env cli.Env) *cobra.Command {
 		Short: "Read backups whole and open their databases",
 		Long: `verify compares every checksum of a backup, opens its database and compares each
 table with what was backed up. Without an argument it verifies the newest one.
-It ends with exit code 3 where a backup cannot be used.`,
+It ends with exit code 3 where a backup cannot be used. With --from it fetches
+the newest copy at a target, or the one of the ID, and keeps nothing of it.`,
 		Example: `  agnes backup verify
   agnes backup verify 20261124T045222Z-1a2b3c
-  agnes backup verify --all -o json`,
+  agnes backup verify --all -o json
+  agnes backup verify --from s3://bucket/agnes --identity agnes-backup.age`,
 	}
 	all := c.Flags().Bool("all", false, "verify every backup of the data directory")
+	from := elsewhereFlags(c)
 	cli.OutputFlag(c, &format)
 	flags := configFlags(c, settings.DataDir)
 	c.RunE = func(c *cobra.Command, args []string) error {
 		if *all && len(args) > 0 {
 			return cli.UsageError("Expected --all or names of backups, found both.")
 		}
-		layout, _, err := place(settings.Inputs{Flags: flags(), Getenv: env.Getenv})
+		in := settings.Inputs{Flags: flags(), Getenv: env.Getenv}
+		away, err := from.given()
 		if err != nil {
 			return err
 		}
-		paths, err := toVerify(layout.BackupDirs(), args, *all)
-		if err != nil {
-			return err
-		}
-		results := []verified{}
-		bad := 0
-		for _, path := range paths {
-			info, err := backup.Verify(c.Context(), path, layout.Backups())
-			if err != nil && !problem.Is(err, problem.Found) {
+		var results []verified
+		if away {
+			if *all || len(args) > 1 {
+				return cli.UsageError("Expected one ID, or none, with --from.")
+			}
+			r, err := verifyFrom(c.Context(), env, in, from, strings.Join(args, ""))
+			if err != nil {
 				return err
 			}
-			r := verified{Path: path, ID: info.ID, OK: err == nil, SHA256: info.SHA256}
-			if err != nil {
-				bad++
-				r.Error = err.Error()
-			}
 			results = append(results, r)
+		} else if results, err = verifyHere(c.Context(), in, args, *all); err != nil {
+			return err
+		}
+		bad := 0
+		for _, r := range results {
+			if !r.OK {
+				bad++
+			}
 		}
 		err = cli.Print(env.Stdout, format, results, func(g *cli.Grid) {
 			for _, r := range results {
@@ -233,6 +265,30 @@ It ends with exit code 3 where a backup cannot be used.`,
 		return err
 	}
 	return c
+}
+
+func verifyHere(ctx context.Context, in settings.Inputs, args []string, all bool) ([]verified, error) {
+	layout, _, err := place(in)
+	if err != nil {
+		return nil, err
+	}
+	paths, err := toVerify(layout.BackupDirs(), args, all)
+	if err != nil {
+		return nil, err
+	}
+	results := []verified{}
+	for _, path := range paths {
+		info, err := backup.Verify(ctx, path, layout.Backups())
+		if err != nil && !problem.Is(err, problem.Found) {
+			return nil, err
+		}
+		r := verified{Path: path, ID: info.ID, OK: err == nil, SHA256: info.SHA256}
+		if err != nil {
+			r.Error = err.Error()
+		}
+		results = append(results, r)
+	}
+	return results, nil
 }
 
 func toVerify(dirs backup.Dirs, args []string, all bool) (paths []string, err error) {
@@ -268,36 +324,41 @@ func toVerify(dirs backup.Dirs, args []string, all bool) (paths []string, err er
 func newBackupRestore(env cli.Env) *cobra.Command {
 	format := cli.Table
 	c := &cobra.Command{
-		Use:   "restore ID|FILE",
+		Use:   "restore ID|FILE | --from URL [ID]",
 		Short: "Put a backup in the place of what is there, while the instance is stopped",
 		Long: `restore verifies the whole backup and opens its database before it touches
 anything, then swaps. What was there moves to DATA_DIR/backups/before-restore-…,
 which stays for 30 days. Killed in the middle, the next restore or the next start
 of the instance finishes or undoes it. Tables' data is restored where the backup
-holds it, and left as it is otherwise.`,
+holds it, and left as it is otherwise.
+
+With --from the backup comes from a target: the newest, or the one of the ID. That
+works on an empty host, with nothing but the URL, its credentials and an identity.`,
 		Example: `  agnes backup restore 20261124T045222Z-1a2b3c --data-dir ./data
   agnes backup restore /mnt/copies/agnes-20261124T045222Z-1a2b3c.tar.zst -o json
-  agnes backup restore 20261124T045222Z-1a2b3c --dry-run`,
-		Args: cobra.ExactArgs(1),
+  agnes backup restore 20261124T045222Z-1a2b3c --dry-run
+  agnes backup restore --from s3://bucket/agnes --identity agnes-backup.age --data-dir ./data`,
+		Args: cobra.MaximumNArgs(1),
 	}
+	from := elsewhereFlags(c)
 	dryRun := c.Flags().Bool("dry-run", false, "verify, open and migrate a copy, and change nothing")
 	cli.OutputFlag(c, &format)
 	flags := configFlags(c, settings.DataDir)
 	c.RunE = func(c *cobra.Command, args []string) error {
-		layout, _, err := place(settings.Inputs{Flags: flags(), Getenv: env.Getenv})
+		in := settings.Inputs{Flags: flags(), Getenv: env.Getenv}
+		away, err := from.given()
 		if err != nil {
 			return err
 		}
-		path, err := backup.Find(layout.BackupDirs(), args[0])
-		if err != nil {
-			return err
+		var done backup.Restored
+		switch {
+		case away:
+			done, err = restoreFrom(c.Context(), env, in, from, strings.Join(args, ""), *dryRun)
+		case len(args) == 0:
+			err = cli.UsageError("Expected the ID or the file of a backup, or --from URL.")
+		default:
+			done, err = restoreHere(c.Context(), env, in, args[0], *dryRun)
 		}
-		lock, err := lockStopped(layout, "agnes backup restore "+args[0])
-		if err != nil {
-			return err
-		}
-		defer func() { _ = lock.Close() }()
-		done, err := backup.Restore(c.Context(), layout.BackupDirs(), path, backup.RestoreOptions{DryRun: *dryRun, Log: quietLog(env)})
 		if err != nil {
 			return err
 		}
@@ -317,6 +378,23 @@ holds it, and left as it is otherwise.`,
 		})
 	}
 	return c
+}
+
+func restoreHere(ctx context.Context, env cli.Env, in settings.Inputs, idOrFile string, dryRun bool) (backup.Restored, error) {
+	layout, _, err := place(in)
+	if err != nil {
+		return backup.Restored{}, err
+	}
+	path, err := backup.Find(layout.BackupDirs(), idOrFile)
+	if err != nil {
+		return backup.Restored{}, err
+	}
+	lock, err := lockStopped(layout, "agnes backup restore "+idOrFile)
+	if err != nil {
+		return backup.Restored{}, err
+	}
+	defer func() { _ = lock.Close() }()
+	return backup.Restore(ctx, layout.BackupDirs(), path, backup.RestoreOptions{DryRun: dryRun, Log: quietLog(env)})
 }
 
 // schemaVersions is the answer of agnes schema.

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -16,17 +17,18 @@ import (
 	"github.com/keboola/agnes-the-ai-analyst/internal/golden"
 )
 
-// TestScripts runs every command that ends by itself. Scripts have three more
+// TestScripts runs every command that ends by itself. Scripts have some more
 // commands: `hold DIR` takes the lock of a data directory as a running instance
 // does, `listen STATUS` starts a server that answers /readyz and puts its
-// address into $ADDR, and `named` puts the path and the ID of the only backup
-// into $BACKUP and $ID.
+// address into $ADDR, `named` puts the path and the ID of the only backup
+// into $BACKUP and $ID, `recipient FILE` puts the public key of an identity into
+// $AGNES_BACKUP_RECIPIENTS, and `spoil DIR ID` changes a copy below a folder.
 func TestScripts(t *testing.T) {
 	t.Parallel()
 	golden.Scripts(t, golden.Suite{
 		Dir:      "testdata/script",
 		Programs: map[string]golden.Program{"agnes": run},
-		Cmds:     map[string]func(*testscript.TestScript, bool, []string){"hold": hold, "listen": listen, "named": named},
+		Cmds:     map[string]func(*testscript.TestScript, bool, []string){"hold": hold, "listen": listen, "named": named, "recipient": recipient, "spoil": spoil},
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("DATA_DIR", filepath.Join(env.WorkDir, "data"))
 			return nil
@@ -50,6 +52,34 @@ func named(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	ts.Setenv("BACKUP", found[0])
 	ts.Setenv("ID", strings.TrimSuffix(strings.TrimPrefix(filepath.Base(found[0]), "agnes-"), ".tar.zst"))
+}
+
+func recipient(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: recipient FILE")
+	}
+	_, key, found := strings.Cut(ts.ReadFile(args[0]), "# public key: ")
+	if !found {
+		ts.Fatalf("%s names no public key", args[0])
+	}
+	key, _, _ = strings.Cut(key, "\n")
+	ts.Setenv("AGNES_BACKUP_RECIPIENTS", key)
+}
+
+func spoil(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: spoil DIR ID")
+	}
+	found, err := filepath.Glob(filepath.Join(ts.MkAbs(args[0]), "*", "agnes-"+args[1]+".tar.zst.age"))
+	ts.Check(err)
+	for _, path := range found {
+		data := []byte(ts.ReadFile(path))
+		data[len(data)/2] ^= 1
+		ts.Check(os.WriteFile(path, data, 0o600))
+	}
+	if len(found) != 1 {
+		ts.Fatalf("found %v", found)
+	}
 }
 
 func listen(ts *testscript.TestScript, neg bool, args []string) {

@@ -62,7 +62,7 @@ func serve(ctx context.Context, env cli.Env, in settings.Inputs) (err error) {
 	}
 	defer func() { _ = ln.Close() }()
 	build := buildinfo.Get(env.Getenv)
-	instance, err := agent.Open(ctx, agent.Options{Inputs: in, Sources: sources(log), Build: build, Log: log})
+	instance, err := agent.Open(ctx, agent.Options{Inputs: in, Sources: sources(log), Targets: targets(), Build: build, Log: log})
 	if err != nil {
 		return err
 	}
