@@ -77,7 +77,7 @@ func (r *run) catalog(ctx context.Context, s *Step) *finding {
 		return wrong
 	}
 	r.before = tables
-	s.Detail = fmt.Sprintf("%d in the catalog.", len(tables))
+	s.Detail = counted(len(tables)) + " in the catalog."
 	return nil
 }
 
@@ -241,7 +241,7 @@ func (r *run) judgeJob(ctx context.Context, s *Step, job api.Job) *finding {
 		s.Request, s.Response, s.Status = evidence.Request, evidence.Response, evidence.Status
 		return wrong
 	}
-	s.Detail = fmt.Sprintf("Job %s succeeded; its %d tables are fresh.", r.job, len(job.Tables))
+	s.Detail = fmt.Sprintf("Job %s succeeded; %s fresh.", r.job, counted(len(job.Tables)))
 	return nil
 }
 
@@ -297,6 +297,13 @@ func (r *run) stale(job api.Job, now map[string]api.CatalogTable) *finding {
 		found, more = found[:few], fmt.Sprintf(" And %d more.", len(found)-few)
 	}
 	return failing(hint, "Expected fresh data after job %s. %s%s", r.job, strings.Join(found, " "), more)
+}
+
+func counted(tables int) string {
+	if tables == 1 {
+		return "1 table"
+	}
+	return fmt.Sprintf("%d tables", tables)
 }
 
 func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }
