@@ -51,7 +51,7 @@ const (
 	BackupRecipients    = "backup_recipients"
 	BackupOffsiteKeep   = "backup_offsite_keep"
 	BackupS3AccessKeyID = "backup_s3_access_key_id"
-	BackupS3SecretKey   = "backup_s3_secret_access_key" //nolint:gosec // a name, not a value
+	BackupS3SecretKey   = "backup_s3_secret_access_key"
 	BackupSFTPKey       = "backup_sftp_key"
 	BackupSFTPHostKey   = "backup_sftp_host_key"
 
