@@ -152,6 +152,7 @@ test_tier() {
 	have npm || need npm "the vega-datasets test data and GitHub's description of its API come from npm"
 	compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null || need postgresql "tests of remote tables start servers of their own"
 	have docker-registry || need docker-registry "tests hold the release tool against the registry that most others descend from"
+	have sshd || [[ -x /usr/sbin/sshd ]] || need openssh-server "tests talk to hosts over real SSH"
 	install_packages
 	local requirements
 	requirements=$(sha256sum <scripts/requirements-test.txt)
