@@ -399,7 +399,7 @@ func (a *app) tellNotes(n notesAnswer, format cli.Format) error {
 	for _, s := range n.Steps {
 		fmt.Fprintf(a.env.Stderr, "%s %s: %s\n", s.State, s.Name, cli.Sanitize(s.Detail))
 	}
-	return a.record(n, "### "+n.Version.String()+"\n\n"+n.Markdown)
+	return cli.Record(a.env, n, "### "+n.Version.String()+"\n\n"+n.Markdown)
 }
 
 func (n *notesAnswer) since() string {

@@ -137,7 +137,7 @@ func (p *pruning) makePlan(ctx context.Context) error {
 	if err := cli.Print(p.env.Stdout, p.format, plan, func(g *cli.Grid) { planTable(g, plan, p.plan) }); err != nil {
 		return err
 	}
-	return p.record(planSummary{plan.Repository, p.plan, plan.Keep, plan.Delete, plan.Notes}, planMarkdown(plan))
+	return cli.Record(p.env, planSummary{plan.Repository, p.plan, plan.Keep, plan.Delete, plan.Notes}, planMarkdown(plan))
 }
 
 // planSummary is what a workflow's later steps get of a plan: the whole would be
