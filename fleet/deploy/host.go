@@ -1,0 +1,323 @@
+package deploy
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"path"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/keboola/agnes-the-ai-analyst/internal/pause"
+	"github.com/keboola/agnes-the-ai-analyst/internal/problem"
+)
+
+// host is the machine: its files below one directory, its docker, its compose
+// project.
+type host struct {
+	shell Shell
+	dir   string
+	log   *slog.Logger
+}
+
+const (
+	commandTimeout = 2 * time.Minute
+	// dockerBack is how long docker may be away, as in a restart or an update of
+	// the host's packages.
+	dockerBack = 60 * time.Second
+)
+
+// run runs a command in the host's directory; one that fails is an error.
+func (h *host) run(ctx context.Context, args ...string) (Output, error) {
+	c := Command{Args: args, Dir: h.dir}
+	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
+	defer cancel()
+	out, err := h.shell.Run(ctx, c)
+	if err != nil {
+		return out, h.lost(ctx, err)
+	}
+	return out, out.Failed(c)
+}
+
+// lost is the error of a command of which nothing is known.
+func (h *host) lost(ctx context.Context, err error) error {
+	if cause := context.Cause(ctx); cause == errLost { //nolint:errorlint // a cause is kept as it is
+		err = errLost
+	}
+	return problem.Wrap(err, problem.Unavailable, fmt.Sprintf("The host %s did not carry a command out", h.shell),
+		"Run this again: it goes on from where the host is now.")
+}
+
+// script runs a POSIX shell script in the host's directory. Its arguments are
+// $1 and so on, so that nothing has to be quoted.
+func (h *host) script(ctx context.Context, stdin io.Reader, text string, args ...string) (Output, error) {
+	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
+	defer cancel()
+	out, err := h.shell.Run(ctx, Command{Args: append([]string{"sh", "-c", text, "sh"}, args...), Dir: h.dir, Stdin: stdin})
+	if err != nil {
+		return out, h.lost(ctx, err)
+	}
+	return out, nil
+}
+
+func (h *host) read(ctx context.Context, name string) (content []byte, found bool, err error) {
+	out, err := h.script(ctx, nil, `[ -e "$1" ] || exit 44; cat "$1"`, name)
+	switch {
+	case err != nil:
+		return nil, false, err
+	case out.Code == 44:
+		return nil, false, nil
+	}
+	return out.Stdout, true, out.Failed(Command{Args: []string{"read", name}})
+}
+
+// writeFile replaces a file as a whole: a reader sees the old or the new one,
+// and after a power cut, too. Nobody but its owner may read it.
+const writeFile = `set -eu
+mkdir -p "$(dirname "$1")"
+umask 077
+cat >"$1.new"
+[ "$(wc -c <"$1.new")" -eq "$2" ]
+sync "$1.new" 2>/dev/null || sync
+mv "$1.new" "$1"
+sync "$(dirname "$1")" 2>/dev/null || sync`
+
+func (h *host) write(ctx context.Context, name string, content []byte) error {
+	out, err := h.script(ctx, bytes.NewReader(content), writeFile, name, strconv.Itoa(len(content)))
+	if err != nil {
+		return err
+	}
+	if err := out.Failed(Command{Args: []string{"write", path.Join(h.dir, name)}}); err != nil {
+		p := problem.As(err)
+		return problem.New(problem.NoSpace, p.Message, fmt.Sprintf("See whether the disk is full or %s belongs to somebody else: df -h %s; ls -ld %s", h.dir, h.dir, h.dir))
+	}
+	return nil
+}
+
+// noDocker matches what docker's command line says when the daemon is away or
+// went away under it.
+var noDocker = regexp.MustCompile(`(?i)cannot connect to the docker daemon|error during connect|connection refused|unexpected EOF|\bEOF$|connection reset|server gave HTTP|transport is closing|daemon is shutting down`)
+
+// docker runs docker's command line. What changes something runs under a lock of
+// the host: a command that a killed deploy left behind ends first. While the
+// daemon is away, as in a restart of the host's docker, the command waits for it
+// and is repeated: each one that is used here can be.
+func (h *host) docker(ctx context.Context, change bool, env []string, args ...string) (Output, error) {
+	c := Command{Args: append([]string{"docker"}, args...), Dir: h.dir, Env: env}
+	if change {
+		c.Args = append([]string{"flock", "-w", "300", path.Join(h.dir, ".agnes/command.lock")}, c.Args...)
+	}
+	return h.patient(ctx, c, "docker "+strings.Join(args, " "))
+}
+
+// patient runs a command that needs docker; shown is how an error names it.
+func (h *host) patient(ctx context.Context, c Command, shown string) (Output, error) {
+	const attempts = 4
+	for again := range attempts {
+		out, err := h.shell.Run(ctx, c)
+		if err != nil {
+			return out, h.lost(ctx, err)
+		}
+		if out.Code == 0 || again == attempts-1 || !noDocker.Match(bytes.TrimSpace(out.Stderr)) {
+			return out, out.Failed(Command{Args: []string{shown}})
+		}
+		h.log.Debug("Docker went away; waiting for it.", "said", string(out.Stderr))
+		if err := h.dockerReturns(ctx); err != nil {
+			return out, err
+		}
+	}
+	panic("unreachable")
+}
+
+func (h *host) dockerReturns(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, dockerBack)
+	defer cancel()
+	for {
+		out, err := h.shell.Run(ctx, Command{Args: []string{"docker", "version", "--format", "{{.Server.Version}}"}, Dir: h.dir})
+		if err == nil && out.Code == 0 {
+			return nil
+		}
+		if perr := pause.For(ctx, 500*time.Millisecond); perr != nil {
+			return problem.New(problem.Unavailable, fmt.Sprintf("Docker does not answer on %s: %s", h.shell, strings.TrimSpace(string(out.Stderr))),
+				"Start it there (sudo systemctl start docker), then run this again: it goes on from where the host is now.")
+		}
+	}
+}
+
+// files are the compose files in force: the release's from one directory, and
+// the customer's own.
+type files struct {
+	Names []string `json:"names"`         // relative to the host's directory
+	Env   string   `json:"env,omitempty"` // of another .env than the directory's
+}
+
+func (h *host) composeArgs(f files, args ...string) []string {
+	all := []string{"compose", "--project-directory", h.dir}
+	if f.Env != "" {
+		all = append(all, "--env-file", path.Join(h.dir, f.Env))
+	}
+	for _, name := range f.Names {
+		all = append(all, "-f", path.Join(h.dir, name))
+	}
+	return append(all, args...)
+}
+
+// compose runs docker compose. The environment of whoever deploys must not reach
+// into the customer's files, so what those take from it is emptied.
+func (h *host) compose(ctx context.Context, change bool, f files, args ...string) (Output, error) {
+	return h.docker(ctx, change, []string{"COMPOSE_PROGRESS=plain", "COMPOSE_ANSI=never"}, h.composeArgs(f, args...)...)
+}
+
+const (
+	baseFile     = "docker-compose.yml"
+	prodFile     = "docker-compose.prod.yml"
+	overrideFile = "docker-compose.override.yml"
+)
+
+// liveFiles returns the compose files that a person in the host's directory
+// would have in force.
+func (h *host) liveFiles(ctx context.Context) (files, error) {
+	out, err := h.script(ctx, nil, `for f in "$@"; do if [ -e "$f" ]; then echo "$f"; fi; done`, baseFile, prodFile, overrideFile)
+	if err != nil {
+		return files{}, err
+	}
+	return files{Names: strings.Fields(string(out.Stdout))}, nil
+}
+
+// container is one of the project's, as docker inspect tells it.
+type container struct {
+	ID           string `json:"Id"`
+	Image        string // id
+	RestartCount int
+	State        struct {
+		Status    string
+		ExitCode  int
+		OOMKilled bool
+		Error     string
+		Health    *struct{ Status string }
+	}
+	Config struct {
+		Image  string
+		Labels map[string]string
+	}
+	NetworkSettings struct {
+		Ports    map[string][]struct{ HostIp, HostPort string } //nolint:staticcheck // docker's names
+		Networks map[string]struct{ IPAddress string }
+	}
+}
+
+// service is the compose service that is the instance.
+const service = "app"
+
+// app returns the instance's containers: none, one, or more after a deploy that
+// was killed between two.
+func (h *host) app(ctx context.Context, project string) ([]container, error) {
+	return h.containers(ctx, "label=com.docker.compose.project="+project,
+		"label=com.docker.compose.service="+service, "label=com.docker.compose.oneoff=False")
+}
+
+func (h *host) containers(ctx context.Context, filters ...string) ([]container, error) {
+	args := []string{"ps", "-aq", "--no-trunc"}
+	for _, f := range filters {
+		args = append(args, "--filter", f)
+	}
+	out, err := h.docker(ctx, false, nil, args...)
+	if err != nil {
+		return nil, err
+	}
+	ids := strings.Fields(string(out.Stdout))
+	if len(ids) == 0 {
+		return nil, nil
+	}
+	out, err = h.docker(ctx, false, nil, append([]string{"container", "inspect"}, ids...)...)
+	if err != nil {
+		return nil, err
+	}
+	var list []container
+	if err := json.Unmarshal(out.Stdout, &list); err != nil {
+		return nil, fmt.Errorf("docker container inspect on %s: %w", h.shell, err)
+	}
+	return list, nil
+}
+
+// dockerImage is an image of the host, as docker inspect tells it.
+type dockerImage struct {
+	ID          string `json:"Id"`
+	RepoDigests []string
+	RepoTags    []string
+	Config      struct{ Labels map[string]string }
+}
+
+func (h *host) image(ctx context.Context, ref string) (dockerImage, bool, error) {
+	out, err := h.docker(ctx, false, nil, "image", "inspect", ref)
+	if err != nil {
+		if bytes.Contains(out.Stderr, []byte("No such image")) || bytes.Contains(out.Stderr, []byte("no such image")) {
+			return dockerImage{}, false, nil
+		}
+		return dockerImage{}, false, err
+	}
+	var list []dockerImage
+	if err := json.Unmarshal(out.Stdout, &list); err != nil || len(list) != 1 {
+		return dockerImage{}, false, fmt.Errorf("docker image inspect %s on %s: %d images, %w", ref, h.shell, len(list), err)
+	}
+	return list[0], true, nil
+}
+
+// describe returns what is known of an image of the host, under the name of a
+// repository where it has several.
+func describe(i dockerImage, repository string) Image {
+	out := Image{ID: i.ID}
+	out.Version, out.Schema = versionOf(i.Config.Labels)
+	for _, ref := range i.RepoDigests {
+		if name, digest, _ := strings.Cut(ref, "@"); out.Digest == "" || name == repository {
+			out.Repository, out.Digest = name, digest
+		}
+	}
+	return out
+}
+
+func versionOf(labels map[string]string) (version string, schema int) {
+	schema, _ = strconv.Atoi(labels["io.agnes.schema-version"]) // 0 where it is not said
+	return labels["org.opencontainers.image.version"], schema
+}
+
+// address returns where the instance's port is reached on the host: the
+// published one, or the container's own.
+func (c container) address() (string, bool) {
+	if published := c.NetworkSettings.Ports["8000/tcp"]; len(published) > 0 {
+		ip := published[0].HostIp
+		switch ip {
+		case "", "0.0.0.0":
+			ip = "127.0.0.1"
+		case "::":
+			ip = "::1"
+		}
+		return net.JoinHostPort(ip, published[0].HostPort), true
+	}
+	for _, n := range c.NetworkSettings.Networks {
+		if n.IPAddress != "" {
+			return net.JoinHostPort(n.IPAddress, "8000"), true
+		}
+	}
+	return "", false
+}
+
+// freeKB returns the free kilobytes of the file system that holds a path.
+func (h *host) freeKB(ctx context.Context, at string) (int64, error) {
+	out, err := h.run(ctx, "df", "-Pk", at)
+	if err != nil {
+		return 0, err
+	}
+	lines := strings.Split(strings.TrimSpace(string(out.Stdout)), "\n")
+	fields := strings.Fields(lines[len(lines)-1])
+	if len(fields) < 4 {
+		return 0, fmt.Errorf("df -Pk %s on %s: expected four fields, found %q", at, h.shell, lines[len(lines)-1])
+	}
+	return strconv.ParseInt(fields[3], 10, 64)
+}

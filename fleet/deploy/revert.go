@@ -1,0 +1,249 @@
+package deploy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/keboola/agnes-the-ai-analyst/fleet/smoke"
+	"github.com/keboola/agnes-the-ai-analyst/internal/problem"
+)
+
+// resume ends what an interrupted deploy has begun. It reports true where
+// nothing is left to do.
+func (t *transaction) resume(ctx context.Context) (done bool, err error) {
+	j, found, err := readJSON[journal](ctx, &t.host, journalFile)
+	if err != nil || !found {
+		return false, err
+	}
+	t.out.Resumed = j.ID
+	t.opt.Log.Info("An interrupted deploy is ended first.", "deploy", j.ID, "phase", j.Phase, "step", j.Step, "to", j.To.Name())
+	same := t.wants(j.To)
+	now := t.j
+	t.j = j
+	switch {
+	case j.Phase == preparing:
+		t.undo(ctx)
+		if err := t.forget(ctx); err != nil {
+			return false, err
+		}
+		t.j = now
+		return false, nil
+	case j.Phase == committing:
+		t.out.From, t.out.To = j.From, j.To
+		if err := t.step(ctx, step{"commit", false, "", t.commit}); err != nil || same {
+			return same, err
+		}
+	case j.Phase == reverting:
+		t.out.From, t.out.To = j.From, j.To
+		why := error(problem.New(problem.Unavailable, j.Reason, ""))
+		if j.Verdict == smoke.Fail {
+			why = against(why)
+		}
+		err := t.goBack(why)
+		if same || !t.out.Reverted {
+			return true, err
+		}
+	case same: // the new image may be fine: it is started again and judged
+		t.resumed = true
+		t.out.From, t.out.To, t.out.Backup, t.out.Running = j.From, j.To, j.Backup, j.From
+		return false, nil
+	default:
+		t.out.From, t.out.To = j.From, j.To
+		err := t.goBack(problem.New(problem.Unavailable, "The deploy was interrupted, and another one was asked for.", ""))
+		if !t.out.Reverted {
+			return true, err
+		}
+	}
+	t.out = Outcome{ID: t.id, Host: t.out.Host, Verdict: smoke.Inconclusive, Resumed: j.ID, Steps: t.out.Steps}
+	t.j = journal{}
+	return false, nil
+}
+
+// wants reports whether an image is the one that is asked for.
+func (t *transaction) wants(i Image) bool {
+	if t.opt.Digest != "" {
+		return i.Digest == t.opt.Digest && i.Repository == t.opt.Image
+	}
+	return i.Tag == t.opt.Tag && i.Repository == t.opt.Image
+}
+
+// goBack takes the host back to where it was, and returns why: always an error,
+// of the deploy's verdict. It is idempotent and goes on as long as the lease is held,
+// for an operator's Ctrl-C must not leave a host in between.
+func (t *transaction) goBack(why error) error {
+	if errors.Is(why, errLost) || errors.Is(context.Cause(t.held), errLost) {
+		return why // the host is another's now
+	}
+	ctx, cancel := context.WithTimeout(t.held, 30*time.Minute)
+	defer cancel()
+	t.j.Verdict, t.j.Reason = verdictOf(why), why.Error()
+	steps := []step{
+		{"halt", false, "", t.halt},
+		{"restore", false, "", t.restore},
+		{"return", false, "", t.back},
+	}
+	if err := t.enter(ctx, reverting, "revert"); err != nil {
+		return t.stuck(why, err)
+	}
+	for _, s := range steps {
+		if t.out.Halted {
+			break
+		}
+		if err := t.step(ctx, s); err != nil {
+			return t.stuck(why, err)
+		}
+	}
+	if err := t.close(ctx, t.record(t.j.Verdict, t.opt.Now().UTC())); err != nil {
+		return t.stuck(why, err)
+	}
+	return why
+}
+
+// stuck is the error of a way back that failed: the journal stays.
+func (t *transaction) stuck(why, err error) error {
+	p := problem.Wrap(errors.Join(why, err), problem.Unavailable,
+		fmt.Sprintf("%s; and the way back on %s failed at %q", problem.As(why).Message, t.opt.Shell, err),
+		"Run this again: it goes on with the way back. Until then: agnesctl host status")
+	if verdictOf(why) == smoke.Fail {
+		return against(p)
+	}
+	return p
+}
+
+// halt stops the new version and finds out whether it has moved the schema.
+func (t *transaction) halt(ctx context.Context) (string, error) {
+	if err := t.stop(ctx); err != nil {
+		return "", err
+	}
+	if err := t.clear(ctx); err != nil {
+		return "", err
+	}
+	if !t.j.WasUp || t.j.Policy != HaltOnSchema {
+		return "stopped", nil
+	}
+	moved, err := t.moved(ctx)
+	if err != nil || !moved {
+		return "stopped", err
+	}
+	if err := t.up(ctx); err != nil {
+		return "", err
+	}
+	t.out.Halted, t.out.Running = true, t.j.To
+	t.out.Hint = "Decide: mend it forward, or go back and lose what changed since the backup " + t.j.Backup + ": agnesctl host rollback --schema restore"
+	return fmt.Sprintf("the schema moved and the policy is %s: %s is left running", HaltOnSchema, t.j.To.Name()), nil
+}
+
+// restore puts the files back and, where the schema moved, the state.
+func (t *transaction) restore(ctx context.Context) (string, error) {
+	stashed, err := t.host.script(ctx, nil, `[ -d "$1" ] || exit 44`, t.stashDir())
+	if err != nil {
+		return "", err
+	}
+	if stashed.Code == 0 { // else the switch had not come so far
+		out, err := t.host.script(ctx, nil, install, t.stashDir(), t.host.dir)
+		if err == nil {
+			err = out.Failed(Command{Args: []string{"install", "files", "from", t.stashDir()}})
+		}
+		if err != nil {
+			return "", err
+		}
+	}
+	env, _, err := t.host.read(ctx, ".env")
+	if err != nil {
+		return "", err
+	}
+	if text := editEnv(env, t.envBefore()); len(text) > 0 || t.j.HadEnv {
+		if err := t.host.write(ctx, ".env", text); err != nil {
+			return "", err
+		}
+	} else if _, err := t.host.run(ctx, "rm", "-f", ".env"); err != nil {
+		return "", err
+	}
+	if !t.j.WasUp {
+		return "files are as they were", nil
+	}
+	moved, err := t.moved(ctx)
+	if err != nil || !moved {
+		return "files are as they were; the schema has not moved", err
+	}
+	if t.j.Backup == "" {
+		return "", problem.New(problem.Unavailable, "The schema moved and there is no backup from before.",
+			"Restore one by hand: docker compose run --rm app backup list, then backup restore ID")
+	}
+	if _, err := oneOff[struct{}](ctx, t, t.j.Live, "backup", "restore", t.j.Backup, "-o", "json"); err != nil {
+		return "", err
+	}
+	t.out.Restored = t.j.Backup
+	return "files are as they were; the state is that of the backup " + t.j.Backup, nil
+}
+
+// envBefore returns our lines of .env for the image that ran. It is pinned even
+// where a floating tag was followed: that tag may mean the failed image now.
+func (t *transaction) envBefore() map[string]string {
+	from := t.j.From
+	if !t.j.WasUp {
+		return map[string]string{
+			envImage: envValue(t.j.Env, envImage), envTag: envValue(t.j.Env, envTag),
+			envDigest: envValue(t.j.Env, envDigest), envBundle: envValue(t.j.Env, envBundle),
+		}
+	}
+	if from.Digest == "" { // built on the host
+		from.Repository, from.Tag = "agnes-rollback", t.j.Project
+	}
+	if from.Tag == "" {
+		from.Tag = "stable"
+	}
+	env := envOf(from)
+	env[envBundle] = envValue(t.j.Env, envBundle)
+	return env
+}
+
+// moved asks the old version whether the schema of the data is another than it
+// left.
+func (t *transaction) moved(ctx context.Context) (bool, error) {
+	if t.j.Schema == 0 {
+		return false, nil // it did not answer before; what it has now is what it had
+	}
+	found, err := oneOff[struct {
+		Database int `json:"database"`
+	}](ctx, t, t.j.Live, "schema", "-o", "json")
+	if err != nil {
+		return false, err
+	}
+	return found.Database != t.j.Schema, nil
+}
+
+// back starts what ran before and waits for it.
+func (t *transaction) back(ctx context.Context) (string, error) {
+	if !t.j.WasUp {
+		list, err := t.host.app(ctx, t.j.Project)
+		if err != nil {
+			return "", err
+		}
+		for _, c := range list {
+			if _, err := t.host.docker(ctx, true, nil, "rm", "-f", c.ID); err != nil {
+				return "", err
+			}
+		}
+		t.out.Reverted, t.out.Running = true, Image{}
+		return "nothing runs, as before", nil
+	}
+	if err := t.up(ctx); err != nil {
+		return "", err
+	}
+	list, err := t.host.app(ctx, t.j.Project)
+	if err != nil {
+		return "", err
+	}
+	if len(list) != 1 || list[0].Image != t.j.From.ID {
+		return "", problem.New(problem.Unavailable, fmt.Sprintf("Expected one container of %s, found %s.", t.j.From.Name(), imagesOf(list)),
+			"Look for somebody else who updates this host: agnesctl host status").WithCode("image_mismatch")
+	}
+	if _, err := t.ready(ctx); err != nil {
+		return "", err
+	}
+	t.out.Reverted, t.out.Running = true, t.j.From
+	return t.j.From.Name() + " runs again", nil
+}

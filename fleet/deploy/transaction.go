@@ -1,0 +1,584 @@
+package deploy
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/keboola/agnes-the-ai-analyst/agent/api"
+	"github.com/keboola/agnes-the-ai-analyst/fleet/smoke"
+	"github.com/keboola/agnes-the-ai-analyst/internal/problem"
+	"github.com/keboola/agnes-the-ai-analyst/internal/redact"
+	"github.com/keboola/agnes-the-ai-analyst/release"
+)
+
+// transaction is one deploy under way.
+type transaction struct {
+	opt  Options
+	host host
+	id   string // of the lease
+	j    journal
+	out  Outcome
+
+	held      context.Context //nolint:containedctx // of the lease: the way back outlives the context of the call
+	alive     bool            // the container of what runs is up
+	runs      bool            // the wanted image runs already
+	candidate files           // compose files of the new release, before they are in force
+	needKB    int64           // of room for the new image
+	resumed   bool            // goes on with an interrupted deploy
+}
+
+// step is one step; look says that it changes nothing, so that a dry run does
+// it, too.
+type step struct {
+	name string
+	look bool
+	does string // what a dry run says of it
+	run  func(context.Context) (detail string, err error)
+}
+
+// before are the steps that leave what runs alone. Pulling comes before
+// draining: it can take long, and nobody shall wait for it.
+func (t *transaction) before() []step {
+	return []step{
+		{"preflight", true, "", t.preflight},
+		{"resolve", true, "", t.resolve},
+		{"verify", true, "", t.verify},
+		{"pull", false, "pull the image, write out its bundle and check it with the customer's files", t.pull},
+		{"drain", false, "let no sync begin, wait for one that runs", t.drain},
+		{"backup", false, "make a verified backup of the state", t.backup},
+		{"keep", false, "tag what runs, so that no clean-up of the host can take the way back", t.keep},
+	}
+}
+
+// after are the steps that a failure of goes back from.
+func (t *transaction) after() []step {
+	return []step{
+		{"switch", false, "put the release's files in force and start its containers", t.switchOver},
+		{"assert", false, "prove that the container runs the very image", t.assert},
+		{"ready", false, "wait until the instance is ready", t.ready},
+		{"smoke", false, "ask the smoke test's questions", t.smoke},
+		{"soak", false, "watch it for a while", t.soak},
+	}
+}
+
+func (t *transaction) run(ctx context.Context) error {
+	if t.opt.DryRun {
+		return t.perform(ctx)
+	}
+	var leased context.Context
+	var release func()
+	err := t.step(ctx, step{"lock", false, "take the host", func(ctx context.Context) (_ string, err error) {
+		leased, release, err = t.lease(ctx)
+		return "as " + t.id, err
+	}})
+	if err != nil {
+		return err
+	}
+	defer release()
+	if done, err := t.resume(leased); done || err != nil {
+		return err
+	}
+	return t.perform(leased)
+}
+
+// perform takes the steps, on a host that is this transaction's.
+func (t *transaction) perform(ctx context.Context) error {
+	if !t.resumed {
+		if err := t.steps(ctx, t.before()); err != nil {
+			t.leave(ctx)
+			return err
+		}
+	}
+	if t.runs {
+		return t.judgeOnly(ctx)
+	}
+	if err := t.steps(ctx, t.after()); err != nil {
+		return t.goBack(err)
+	}
+	if err := t.step(ctx, step{"commit", false, "note it on the host", t.commit}); err != nil || !t.opt.DryRun {
+		return err
+	}
+	t.out.Verdict, t.out.Message = smoke.Pass, "would take "+t.opt.Shell.String()+" from "+t.j.From.Name()+" to "+t.j.To.Name()
+	return nil
+}
+
+func (t *transaction) steps(ctx context.Context, list []step) error {
+	for _, s := range list {
+		if t.runs && !s.look {
+			continue
+		}
+		if err := t.step(ctx, s); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (t *transaction) step(ctx context.Context, s step) error {
+	began := t.opt.Now()
+	result := StepResult{Name: s.name}
+	var err error
+	if t.opt.DryRun && !s.look {
+		result.Detail = "would " + s.does
+	} else {
+		t.opt.Log.Debug("A step begins.", "step", s.name, "deploy", t.id)
+		result.Detail, err = s.run(ctx)
+	}
+	result.OK = err == nil
+	if err != nil {
+		result.Detail = err.Error()
+	}
+	result.ElapsedMS = t.opt.Now().Sub(began).Milliseconds()
+	t.out.Steps = append(t.out.Steps, result)
+	if t.opt.Progress != nil {
+		t.opt.Progress(result)
+	}
+	return err
+}
+
+// preflight finds out what runs, and whether the host can be deployed to.
+func (t *transaction) preflight(ctx context.Context) (string, error) {
+	out, err := t.host.docker(ctx, false, nil, "version", "--format", "{{.Server.Version}}")
+	if err != nil {
+		return "", problem.Wrap(err, problem.Unavailable, fmt.Sprintf("Docker does not answer on %s", t.opt.Shell),
+			"Start it there, or let the user of the connection use it: sudo usermod -aG docker USER")
+	}
+	docker := strings.TrimSpace(string(out.Stdout))
+	if out, err = t.host.docker(ctx, false, nil, "compose", "version", "--short"); err != nil {
+		return "", problem.Wrap(err, problem.Unavailable, fmt.Sprintf("Docker Compose v2 is not installed on %s", t.opt.Shell),
+			"Install docker-compose-plugin there: https://docs.docker.com/compose/install/linux/")
+	}
+	compose := strings.TrimSpace(string(out.Stdout))
+	if t.j, err = t.survey(ctx); err != nil {
+		return "", err
+	}
+	t.out.From, t.out.Running = t.j.From, t.j.From
+	if err := t.space(ctx, leastImageKB); err != nil {
+		return "", err
+	}
+	now := "nothing runs yet"
+	if t.j.WasUp {
+		now = t.j.From.Name() + " runs"
+		if err := t.wayBack(ctx); err != nil {
+			return "", err
+		}
+	}
+	return fmt.Sprintf("docker %s, compose %s, project %s; %s", docker, compose, t.j.Project, now), nil
+}
+
+// survey looks at what runs on the host.
+func (t *transaction) survey(ctx context.Context) (journal, error) {
+	j := journal{ID: t.id, Owner: t.opt.Owner, StartedAt: t.opt.Now().UTC(), Phase: preparing, Policy: t.opt.Schema}
+	var err error
+	if j.Live, err = t.host.liveFiles(ctx); err != nil {
+		return j, err
+	}
+	if j.Env, j.HadEnv, err = t.host.read(ctx, ".env"); err != nil {
+		return j, err
+	}
+	if j.Project, err = t.project(ctx, j.Live, j.Env); err != nil {
+		return j, err
+	}
+	list, err := t.host.app(ctx, j.Project)
+	if err != nil || len(list) == 0 {
+		return j, err
+	}
+	at := slices.IndexFunc(list, func(c container) bool { return c.State.Status == "running" })
+	t.alive, at = at >= 0, max(0, at)
+	j.WasUp = true
+	found, ok, err := t.host.image(ctx, list[at].Image)
+	if err != nil {
+		return j, err
+	}
+	j.From = Image{ID: list[at].Image, Tag: envValue(j.Env, envTag)}
+	if ok {
+		tag := j.From.Tag
+		j.From = describe(found, t.opt.Image)
+		j.From.Tag = tag
+	}
+	return j, nil
+}
+
+// project returns the name of the compose project, which names containers and
+// volumes: with another one, the data would seem gone.
+func (t *transaction) project(ctx context.Context, f files, env []byte) (string, error) {
+	if len(f.Names) == 0 {
+		if name := envValue(env, "COMPOSE_PROJECT_NAME"); name != "" {
+			return name, nil
+		}
+		return "agnes", nil // as the release's compose file pins it
+	}
+	return t.host.projectName(ctx, f)
+}
+
+// wayBack makes sure that the image that runs can be started again.
+func (t *transaction) wayBack(ctx context.Context) error {
+	_, found, err := t.host.image(ctx, t.j.From.ID)
+	if err != nil || found {
+		return err
+	}
+	if t.j.From.Digest != "" && !t.opt.DryRun {
+		if _, err := t.host.docker(ctx, true, nil, "pull", "-q", t.j.From.Ref()); err == nil {
+			return nil
+		}
+	}
+	return problem.New(problem.Refused,
+		fmt.Sprintf("There is no way back on %s: the image that runs (%s) is neither on the host nor in its registry.", t.opt.Shell, t.j.From.Name()),
+		"Keep it first: docker commit the container, or load the image from a copy; then run this again.").WithCode("no_way_back")
+}
+
+// Least free space to begin with. The image's own need is checked before it is
+// pulled.
+const (
+	leastImageKB = 256 << 10 // where docker keeps images
+	leastFilesKB = 32 << 10
+)
+
+func (t *transaction) space(ctx context.Context, imageKB int64) error {
+	root, err := t.host.docker(ctx, false, nil, "info", "--format", "{{.DockerRootDir}}")
+	if err != nil {
+		return err
+	}
+	for _, need := range []struct {
+		at string
+		kb int64
+	}{{strings.TrimSpace(string(root.Stdout)), imageKB}, {t.host.dir, leastFilesKB}} {
+		free, err := t.host.freeKB(ctx, need.at)
+		if err != nil {
+			return err
+		}
+		if free < need.kb {
+			return problem.New(problem.NoSpace,
+				fmt.Sprintf("%s has %d MB free where %s is; a deploy needs %d MB.", t.opt.Shell, free>>10, need.at, need.kb>>10),
+				fmt.Sprintf("Make room there: df -h %s; docker image prune", need.at))
+		}
+	}
+	return nil
+}
+
+// resolve asks once which digest the tag means; from here on only the digest
+// counts.
+func (t *transaction) resolve(ctx context.Context) (string, error) {
+	to := Image{Repository: t.opt.Image, Tag: t.opt.Tag, Digest: t.opt.Digest}
+	registry, err := t.opt.Registry(to.Repository)
+	if err != nil {
+		return "", err
+	}
+	if to.Digest == "" {
+		if to.Digest, err = registry.Digest(ctx, to.Tag); err != nil {
+			return "", unreachable(err, to.Ref())
+		}
+	}
+	manifest, err := registry.Manifest(ctx, to.Digest)
+	if err != nil {
+		return "", unreachable(err, to.Ref())
+	}
+	labels, err := registry.Labels(ctx, manifest)
+	if err != nil {
+		return "", unreachable(err, to.Ref())
+	}
+	to.Version, to.Schema = versionOf(labels)
+	if t.needKB, err = needed(ctx, registry, manifest); err != nil {
+		return "", unreachable(err, to.Ref())
+	}
+	t.j.To, t.out.To = to, to
+	t.runs = t.alive && t.j.From.Digest == to.Digest
+	detail := fmt.Sprintf("%s is %s, version %s, schema %d", to.Tag, short(to.Digest), to.Version, to.Schema)
+	if t.runs {
+		detail += "; it runs already"
+	}
+	return detail, nil
+}
+
+// needed returns the room that an image takes on a host: its layers, compressed
+// while they are fetched and about three times as large afterwards. Of an index
+// it is that of the largest platform.
+func needed(ctx context.Context, registry release.Registry, m release.Manifest) (kb int64, err error) {
+	var doc struct {
+		Layers []struct{ Size int64 }
+	}
+	if err := json.Unmarshal(m.Raw, &doc); err != nil {
+		return 0, err
+	}
+	for _, l := range doc.Layers {
+		kb += 4 * l.Size >> 10
+	}
+	links, err := m.Links()
+	if err != nil {
+		return 0, err
+	}
+	for _, digest := range links.Children {
+		child, err := registry.Manifest(ctx, digest)
+		if err != nil {
+			return 0, err
+		}
+		one, err := needed(ctx, registry, child)
+		if err != nil {
+			return 0, err
+		}
+		kb = max(kb, one)
+	}
+	return kb, nil
+}
+
+func unreachable(err error, ref string) error {
+	p := problem.As(err)
+	if p.Kind != problem.Internal {
+		return err
+	}
+	return problem.Wrap(err, problem.Unavailable, fmt.Sprintf("The registry did not say what %s is", ref),
+		"Try again in a moment: nothing on the host was touched.")
+}
+
+func (t *transaction) verify(ctx context.Context) (string, error) {
+	if t.opt.Verify == nil {
+		return "the policy asks for no signature", nil
+	}
+	err := t.opt.Verify(ctx, t.j.To.Repository, t.j.To.Digest)
+	if problem.Is(err, problem.Refused) {
+		return "", against(err)
+	}
+	if err != nil {
+		return "", err
+	}
+	return "signed by a key of the policy", nil
+}
+
+// drain lets no sync begin and waits for one that runs.
+func (t *transaction) drain(ctx context.Context) (string, error) {
+	if !t.j.WasUp {
+		return "nothing runs", nil
+	}
+	client, err := t.client(ctx)
+	if err != nil {
+		return "the instance does not answer: " + problem.As(err).Message, nil
+	}
+	health, err := client.Health(ctx)
+	if err != nil {
+		return "the instance does not answer: " + problem.As(err).Message, nil
+	}
+	t.j.Baseline, t.j.Schema = health, health.SchemaVersion
+	if health.SetupRequired {
+		return "in setup mode: there is nothing to drain", nil
+	}
+	t.j.Drained = true
+	if err := t.enter(ctx, preparing, "drain"); err != nil {
+		return "", err
+	}
+	until := t.opt.Now().Add(t.opt.DrainWait)
+	waited := false
+	for {
+		d, err := client.Drain(ctx, api.DrainRequest{Drain: true, Seconds: seconds(drainFor)})
+		switch {
+		case err != nil:
+			return "", err
+		case !d.SyncRunning && waited:
+			return "a sync ended", nil
+		case !d.SyncRunning:
+			return "no sync runs", nil
+		case !t.opt.Now().Before(until):
+			return "", problem.New(problem.Conflict, fmt.Sprintf("A sync (%s) still runs after %s.", d.JobID, t.opt.DrainWait),
+				"Run this again when it has ended: agnesctl instance sync --follow shows it.").WithCode("deferred")
+		}
+		waited = true
+		if err := sleep(ctx, time.Second); err != nil {
+			return "", err
+		}
+	}
+}
+
+// drainFor is how long a drain lasts when nobody ends it.
+const drainFor = 15 * time.Minute
+
+// backup makes the backup that a way back with a moved schema restores.
+func (t *transaction) backup(ctx context.Context) (string, error) {
+	switch {
+	case !t.j.WasUp:
+		return "nothing runs", nil
+	case t.j.Baseline != nil && t.j.Baseline.SetupRequired:
+		return "in setup mode: there is nothing to back up", nil
+	}
+	backup, err := t.makeBackup(ctx)
+	if err != nil && t.opt.WithoutBackup {
+		return "none, as asked for: " + err.Error(), nil
+	}
+	if err != nil {
+		return "", problem.Wrap(err, problem.Refused, "The state could not be backed up, so there would be no way back for it",
+			"Mend that first. Where the data may be lost: --without-backup").WithCode("no_backup")
+	}
+	t.j.Backup, t.j.Schema, t.out.Backup = backup.ID, backup.SchemaVersion, backup.ID
+	if err := t.chooseOlder(ctx); err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("%s, schema %d, %d KB, verified", backup.ID, backup.SchemaVersion, backup.SizeBytes>>10), t.enter(ctx, preparing, "backup")
+}
+
+// chooseOlder finds the backup that a version with an older schema can read,
+// where the deploy goes to such a one.
+func (t *transaction) chooseOlder(ctx context.Context) error {
+	if t.j.To.Schema == 0 || t.j.To.Schema >= t.j.Schema {
+		return nil
+	}
+	if t.j.Policy == HaltOnSchema {
+		return problem.New(problem.Refused,
+			fmt.Sprintf("%s has schema %d and cannot read the state, whose schema is %d.", t.j.To.Name(), t.j.To.Schema, t.j.Schema),
+			"Go forward to a newer version, or lose what changed since the last backup of the older schema: --schema restore").WithCode("schema_newer")
+	}
+	client, err := t.client(ctx)
+	if err != nil {
+		return err
+	}
+	list, err := client.Backups(ctx)
+	if err != nil {
+		return err
+	}
+	for _, b := range list.Backups { // newest first
+		if b.SchemaVersion <= t.j.To.Schema {
+			t.j.Older = b.ID
+			return nil
+		}
+	}
+	return problem.New(problem.Refused,
+		fmt.Sprintf("%s has schema %d and cannot read the state, whose schema is %d; no backup on the instance has an older schema.", t.j.To.Name(), t.j.To.Schema, t.j.Schema),
+		"Fetch one from off the host: docker compose run --rm app backup list --help").WithCode("schema_newer")
+}
+
+func (t *transaction) makeBackup(ctx context.Context) (*api.Backup, error) {
+	reason := fmt.Sprintf("before the deploy %s of %s", t.j.ID, t.j.To.Name())
+	if t.j.Baseline != nil {
+		client, err := t.client(ctx)
+		if err != nil {
+			return nil, err
+		}
+		return client.Backup(ctx, api.BackupRequest{Reason: reason})
+	}
+	// It does not answer, which may be why it is deployed to: it is stopped and
+	// its own program makes the backup.
+	t.j.Stopped = true
+	if err := t.enter(ctx, preparing, "backup"); err != nil {
+		return nil, err
+	}
+	if err := t.stop(ctx); err != nil {
+		return nil, err
+	}
+	return oneOff[api.Backup](ctx, t, t.j.Live, "backup", "create", "--reason", reason, "-o", "json")
+}
+
+// keep tags the image that runs and copies the files it runs with.
+func (t *transaction) keep(ctx context.Context) (string, error) {
+	if !t.j.WasUp {
+		return "nothing runs", nil
+	}
+	if _, err := t.host.docker(ctx, true, nil, "tag", t.j.From.ID, t.rollbackTag()); err != nil {
+		return "", err
+	}
+	return t.rollbackTag(), nil
+}
+
+func (t *transaction) rollbackTag() string { return "agnes-rollback:" + t.j.Project }
+
+// judgeOnly looks at an image that runs already. Nothing is changed, so nothing
+// goes back.
+func (t *transaction) judgeOnly(ctx context.Context) error {
+	t.j.From.Tag = t.j.To.Tag
+	for _, s := range t.after()[1:] {
+		if err := t.step(ctx, s); err != nil {
+			t.out.Running = t.j.From
+			p := *problem.As(err)
+			p.Hint = "Go back to what ran before: agnesctl host rollback"
+			if verdictOf(err) == smoke.Fail {
+				return against(&p)
+			}
+			return &p
+		}
+	}
+	t.out.Verdict, t.out.Message, t.out.Running = smoke.Pass, t.j.To.Name()+" runs already", t.j.To
+	if t.opt.DryRun {
+		return nil
+	}
+	return t.forget(ctx)
+}
+
+// leave ends a deploy that has touched nothing.
+func (t *transaction) leave(ctx context.Context) {
+	if t.opt.DryRun || errors.Is(context.Cause(ctx), errLost) {
+		return // the host is another's now
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
+	defer cancel()
+	t.undo(ctx)
+	if err := t.forget(ctx); err != nil {
+		t.opt.Log.Warn("The journal of a deploy that touched nothing is left on the host.", "error", err)
+	}
+}
+
+// undo takes back what the steps before the switch did to the instance: a stop
+// and a drain. It is best effort: a drain ends by itself.
+func (t *transaction) undo(ctx context.Context) {
+	if t.j.Stopped {
+		list, err := t.host.app(ctx, t.j.Project)
+		for _, c := range list {
+			_, serr := t.host.docker(ctx, true, nil, "start", c.ID)
+			err = errors.Join(err, serr)
+		}
+		if err != nil {
+			t.opt.Log.Warn("The instance was stopped for its backup and could not be started again.", "error", err)
+		}
+		return
+	}
+	if !t.j.Drained {
+		return
+	}
+	if client, err := t.client(ctx); err == nil {
+		if _, err := client.Drain(ctx, api.DrainRequest{}); err != nil {
+			t.opt.Log.Warn("The drain could not be ended; it ends by itself.", "error", err)
+		}
+	}
+}
+
+// client returns a client of the instance with the rights of its operator: the
+// token lies beside the data, for those who may enter the host.
+func (t *transaction) client(ctx context.Context) (*api.Client, error) {
+	c, err := t.running(ctx)
+	if err != nil {
+		return nil, err
+	}
+	address, ok := c.address()
+	if !ok {
+		return nil, problem.New(problem.Unavailable, "The instance's container has no port and no address.", "Look at its network: docker inspect "+c.ID[:12])
+	}
+	token, err := t.operatorToken(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	return api.NewClient("http://"+address, api.WithDial(t.opt.Shell.Dial), api.WithToken(token), api.WithUserAgent("agnesctl-deploy"))
+}
+
+func (t *transaction) operatorToken(ctx context.Context, c container) (redact.Secret, error) {
+	out, err := t.host.docker(ctx, false, nil, "exec", c.ID, "cat", "/data/state/.operator_token")
+	if err != nil {
+		return "", problem.Wrap(err, problem.Unavailable, "The instance has no operator token in /data/state/.operator_token",
+			"It is written when the instance starts: docker compose logs app")
+	}
+	return redact.Secret(strings.TrimSpace(string(out.Stdout))), nil
+}
+
+// running returns the instance's one container, which must run.
+func (t *transaction) running(ctx context.Context) (container, error) {
+	list, err := t.host.app(ctx, t.j.Project)
+	if err != nil {
+		return container{}, err
+	}
+	list = slices.DeleteFunc(list, func(c container) bool { return c.State.Status != "running" })
+	if len(list) != 1 {
+		return container{}, problem.New(problem.Unavailable,
+			fmt.Sprintf("Expected one running container of the service %s in the project %s, found %d.", service, t.j.Project, len(list)),
+			fmt.Sprintf("Look at them on %s: cd %s && docker compose ps -a && docker compose logs app", t.opt.Shell, t.host.dir))
+	}
+	return list[0], nil
+}

@@ -1,0 +1,135 @@
+package deploy
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/keboola/agnes-the-ai-analyst/fleet/smoke"
+)
+
+func image(version string) Image {
+	return Image{Repository: "r", Tag: "stable", Digest: "sha256:" + strings.Repeat("0", 52) + strings.ReplaceAll(version, ".", "-"), Version: version}
+}
+
+// A host on stable that runs 2026.11.4, at noon; 2026.11.5 is on offer since
+// yesterday's noon, and nothing else is known of it.
+func usual() facts {
+	now := time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)
+	return facts{
+		now: now, policy: UpdatePolicy{Tag: "stable", MinAge: 48 * time.Hour}, seed: "host",
+		runs: image("2026.11.4"), wanted: image("2026.11.5"), seen: now.Add(-24 * time.Hour),
+	}
+}
+
+func TestAnUpdateIsTakenWhen(t *testing.T) {
+	t.Parallel()
+	night, err := ParseWindow("23:00-04:00")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		name   string
+		change func(*facts)
+		goes   bool
+		reason string
+	}{
+		{"it is not confirmed and young: no", func(*facts) {}, false, "not confirmed yet; without that it waits until 2026-11-25T12:00:00Z"},
+		{"it is confirmed", func(f *facts) { f.confirmed = true }, true, "is confirmed"},
+		{"it is old enough", func(f *facts) { f.seen = f.now.Add(-48 * time.Hour) }, true, "has been out for 48h"},
+		{"it runs: no", func(f *facts) { f.wanted = f.runs; f.confirmed = true }, false, "runs"},
+		{"it is off: no", func(f *facts) { f.confirmed, f.policy.Off = true, true }, false, "off"},
+		{"the window is shut: no", func(f *facts) { f.confirmed, f.policy.Window = true, night }, false, "window 23:00-04:00 is not open"},
+		{"the window is open over midnight", func(f *facts) {
+			f.confirmed, f.policy.Window = true, night
+			f.now = time.Date(2026, 11, 25, 3, 59, 0, 0, time.UTC)
+		}, true, "confirmed"},
+		{"it is deprecated: no", func(f *facts) { f.confirmed, f.deprecated = true, true }, false, "is deprecated"},
+		{"it failed here before: no, though confirmed", func(f *facts) {
+			f.confirmed = true
+			f.failed = &Record{Verdict: smoke.Fail, Reason: "smoke"}
+		}, false, "failed here"},
+		{"the tag went back and what runs is good: no", func(f *facts) { f.confirmed, f.wanted = true, image("2026.11.3") }, false, "not deprecated"},
+		{"the tag went back and what runs is deprecated", func(f *facts) { f.withdrawn, f.wanted = true, image("2026.11.3") }, true, "2026.11.4 (sha256:000000000000) is deprecated"},
+		{"ten is more than nine", func(f *facts) { f.confirmed, f.runs, f.wanted = true, image("2026.11.9"), image("2026.11.10") }, true, "confirmed"},
+		{"a version is named: back, too, and unconfirmed", func(f *facts) { f.named, f.wanted = true, image("2026.10.1") }, true, "by name"},
+		{"dev takes what is newest", func(f *facts) { f.policy.Tag = "dev" }, true, "channel dev"},
+		{"what runs was built by hand", func(f *facts) { f.confirmed, f.runs = true, Image{ID: "sha256:1"} }, true, "confirmed"},
+	} {
+		f := usual()
+		c.change(&f)
+		if d := decide(f); d.Go != c.goes || !strings.Contains(d.Reason, c.reason) {
+			t.Errorf("%s: %v, %q; want %v, …%s…", c.name, d.Go, d.Reason, c.goes, c.reason)
+		}
+	}
+}
+
+func TestHostsSpreadOverTheJitterAndEachKeepsItsPlace(t *testing.T) {
+	t.Parallel()
+	f := usual()
+	f.confirmed, f.policy.Jitter, f.seen = true, time.Hour, f.now
+	tenths := map[int]int{}
+	for i := range 1000 {
+		f.seed = time.Duration(i).String()
+		at := time.Duration(0)
+		for ; at <= time.Hour; at += time.Minute {
+			f.now = f.seen.Add(at)
+			if decide(f).Go {
+				break
+			}
+		}
+		if at > time.Hour {
+			t.Fatalf("host %d has no turn within the hour", i)
+		}
+		for later := at; later < 2*time.Hour; later += 7 * time.Minute {
+			f.now = f.seen.Add(later)
+			if !decide(f).Go {
+				t.Fatalf("host %d had its turn at %s and lost it at %s", i, at, later)
+			}
+		}
+		tenths[int(at/(6*time.Minute))]++
+	}
+	for tenth := range 10 {
+		if n := tenths[tenth]; n < 50 || n > 170 {
+			t.Errorf("%d of 1000 hosts have their turn in tenth %d of the hour; expected about 100: %v", n, tenth, tenths)
+		}
+	}
+}
+
+func TestAPolicyWithAMistakeNamesTheLine(t *testing.T) {
+	t.Parallel()
+	none := func(string) ([]byte, error) { return []byte("tok\n"), nil }
+	for line, want := range map[string]string{
+		"AGNES_UPDATE=maybe":                           "AGNES_UPDATE in .env",
+		"AGNES_UPDATE_MIN_AGE=two days":                "AGNES_UPDATE_MIN_AGE",
+		"AGNES_UPDATE_JITTER=-1m":                      "AGNES_UPDATE_JITTER",
+		"AGNES_UPDATE_WINDOW=2-5":                      `"2-5"`,
+		"AGNES_UPDATE_WINDOW=02:00-05:00 Nowhere/Land": "Nowhere/Land",
+		"AGNES_VERIFY=maybe":                           "AGNES_VERIFY",
+		"AGNES_VERIFY=key":                             "AGNES_VERIFY_KEY",
+	} {
+		if _, err := parseUpdatePolicy([]byte(line+"\n"), "r", none); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v; want it to name %s", line, err, want)
+		}
+	}
+	p, err := parseUpdatePolicy([]byte("AGNES_UPDATE_WINDOW=02:00-05:00 Europe/Prague\nAGNES_UPDATE_TOKEN_FILE=/x\n"), "r", none)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p.Tag != "stable" || p.Image != "r" || p.MinAge != 24*time.Hour || p.Jitter != 10*time.Minute || p.Token.Reveal() != "tok" {
+		t.Errorf("the standard policy is %+v", p)
+	}
+	// Prague is an hour ahead of UTC in winter, two in summer.
+	for at, open := range map[string]bool{
+		"2026-11-24T00:59:00Z": false, "2026-11-24T01:00:00Z": true, "2026-11-24T03:59:00Z": true, "2026-11-24T04:00:00Z": false,
+		"2026-07-01T00:00:00Z": true, "2026-07-01T03:00:00Z": false,
+	} {
+		when, err := time.Parse(time.RFC3339, at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := p.Window.Contains(when); got != open {
+			t.Errorf("at %s the window is open: %v, want %v", at, got, open)
+		}
+	}
+}
