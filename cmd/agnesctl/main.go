@@ -32,18 +32,21 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdin i
 func newRoot(env cli.Env) *cobra.Command {
 	root := &cobra.Command{
 		Use:   "agnesctl",
-		Short: "Set up and drive Agnes instances",
-		Long: `agnesctl sets up and drives Agnes instances.
+		Short: "Set up, drive and deploy Agnes instances",
+		Long: `agnesctl sets up, drives and deploys Agnes instances.
 
 Answers go to standard output, everything else to standard error.`,
 		Example: `  agnesctl instance setup --email admin@company.com --source csv --csv-dir /srv/shop
   agnesctl instance query 'SELECT count(*) FROM orders'
   agnesctl instance health -o json
-  agnesctl smoke https://canary.company.com --token-file canary.token`,
+  agnesctl smoke https://canary.company.com --token-file canary.token
+  agnesctl host deploy --tag stable`,
 	}
 	root.AddCommand(
 		newInstance(env),
 		newSmoke(env),
+		newHost(env),
+		newCanary(env),
 		cli.VersionCommand(env),
 		cli.CompletionCommand(env),
 		cli.TreeCommand(env),

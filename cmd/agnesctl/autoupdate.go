@@ -1,0 +1,90 @@
+package main
+
+import (
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	"github.com/keboola/agnes-the-ai-analyst/fleet/deploy"
+	"github.com/keboola/agnes-the-ai-analyst/fleet/smoke"
+	"github.com/keboola/agnes-the-ai-analyst/internal/cli"
+)
+
+// update is what auto-update prints.
+type update struct {
+	Decision deploy.Decision `json:"decision"`
+	Outcome  *deploy.Outcome `json:"outcome,omitempty"`
+}
+
+func newHostAutoUpdate(env cli.Env) *cobra.Command {
+	d := &deployFlags{hostFlags: hostFlags{env: env}}
+	c := &cobra.Command{
+		Use:   "auto-update",
+		Short: "One tick of this machine's own updates; run by the agnes-update timer",
+		Long: `auto-update compares what shall run with what runs and, where the policy allows
+it, deploys it with the same transaction as host deploy; its smoke test starts
+no sync. It ends an interrupted deploy first. Lines of .env set the policy:
+
+  AGNES_TAG                stable, dev, or a pinned version such as stable-2026.04.3
+  AGNES_UPDATE             on or off (on)
+  AGNES_UPDATE_WINDOW      02:00-05:00 Europe/Prague (any time)
+  AGNES_UPDATE_MIN_AGE     age from which a version is taken that is not confirmed (24h)
+  AGNES_UPDATE_JITTER      hosts spread over this time (10m)
+  AGNES_UPDATE_URL         address that answers {"tag":…} or {"tag":…,"digest":…} instead of AGNES_TAG
+  AGNES_UPDATE_TOKEN_FILE  file with the bearer token for it
+  AGNES_VERIFY             key or off (off)
+  AGNES_VERIFY_KEY         file with the public key
+
+A version goes back only when the one that runs is deprecated. One that failed
+here is not tried again.`,
+		Example: `  agnesctl host auto-update --dir /opt/agnes
+  agnesctl host auto-update --dry-run -o json`,
+		Args: cobra.NoArgs,
+	}
+	d.add(c, smoke.ReadOnly, deploy.RestoreState)
+	c.RunE = func(c *cobra.Command, _ []string) error {
+		shell, dir, err := d.open()
+		if err != nil {
+			return err
+		}
+		defer func() { _ = shell.Close() }()
+		policy, err := deploy.ReadUpdatePolicy(c.Context(), shell, dir, standardImage)
+		if err != nil {
+			return err
+		}
+		o, err := d.options(shell, dir)
+		if err != nil {
+			return err
+		}
+		if o.Verify == nil && policy.Verify == "key" {
+			if o.Verify, err = verifier("key", []string{within(dir, policy.Key)}); err != nil {
+				return err
+			}
+		}
+		decision, out, err := deploy.AutoUpdate(c.Context(), o, policy)
+		if out == nil && err != nil {
+			return err
+		}
+		perr := cli.Print(env.Stdout, d.format, update{decision, out}, func(g *cli.Grid) {
+			if out == nil {
+				g.Line("Nothing to do: %s.", decision.Reason)
+				return
+			}
+			g.Line("%s.", decision.Reason)
+			outcomeGrid(g, *out)
+		})
+		if perr != nil || out == nil {
+			return perr
+		}
+		return verdictError(*out, err)
+	}
+	return c
+}
+
+// within takes a path of .env from the host's directory.
+func within(dir, path string) string {
+	if filepath.IsAbs(path) {
+		return path
+	}
+	return filepath.Join(dir, path)
+}
