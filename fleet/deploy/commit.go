@@ -50,7 +50,7 @@ func (t *transaction) sweep(ctx context.Context) {
 		if _, found, err := t.host.image(ctx, ref); err != nil || !found {
 			continue
 		}
-		if _, err := t.host.docker(ctx, true, nil, "image", "rm", ref); err != nil {
+		if _, err := t.host.docker(ctx, true, "image", "rm", ref); err != nil {
 			t.opt.Log.Debug("An old image stays on the host.", "image", ref, "error", err)
 		}
 	}

@@ -108,12 +108,16 @@ var noDocker = regexp.MustCompile(`(?i)cannot connect to the docker daemon|error
 // the host: a command that a killed deploy left behind ends first. While the
 // daemon is away, as in a restart of the host's docker, the command waits for it
 // and is repeated: each one that is used here can be.
-func (h *host) docker(ctx context.Context, change bool, env []string, args ...string) (Output, error) {
-	c := Command{Args: append([]string{"docker"}, args...), Dir: h.dir, Env: env}
+func (h *host) docker(ctx context.Context, change bool, args ...string) (Output, error) {
+	c := Command{Args: append([]string{"docker"}, args...), Dir: h.dir}
+	return h.patient(ctx, h.locked(change, c), "docker "+strings.Join(args, " "))
+}
+
+func (h *host) locked(change bool, c Command) Command {
 	if change {
 		c.Args = append([]string{"flock", "-w", "300", path.Join(h.dir, ".agnes/command.lock")}, c.Args...)
 	}
-	return h.patient(ctx, c, "docker "+strings.Join(args, " "))
+	return c
 }
 
 // patient runs a command that needs docker; shown is how an error names it.
@@ -168,10 +172,22 @@ func (h *host) composeArgs(f files, args ...string) []string {
 	return append(all, args...)
 }
 
-// compose runs docker compose. The environment of whoever deploys must not reach
-// into the customer's files, so what those take from it is emptied.
+// bare runs a command with what docker needs of the environment, and nothing
+// else: to compose, a variable of whoever deploys would outweigh .env.
+const bare = `for name in $(env | sed -n 's/^\([A-Za-z_][A-Za-z0-9_]*\)=.*/\1/p'); do
+  case $name in
+  PATH | HOME | TMPDIR | SSH_AUTH_SOCK | XDG_* | DOCKER_* | *_PROXY | *_proxy) ;;
+  *) unset "$name" ;;
+  esac
+done
+export COMPOSE_PROGRESS=plain COMPOSE_ANSI=never
+exec "$@"`
+
+// compose runs docker compose over the customer's files and .env.
 func (h *host) compose(ctx context.Context, change bool, f files, args ...string) (Output, error) {
-	return h.docker(ctx, change, []string{"COMPOSE_PROGRESS=plain", "COMPOSE_ANSI=never"}, h.composeArgs(f, args...)...)
+	docker := append([]string{"docker"}, h.composeArgs(f, args...)...)
+	c := Command{Args: append([]string{"sh", "-c", bare, "sh"}, docker...), Dir: h.dir}
+	return h.patient(ctx, h.locked(change, c), strings.Join(docker, " "))
 }
 
 const (
@@ -197,6 +213,7 @@ type container struct {
 	RestartCount int
 	State        struct {
 		Status    string
+		StartedAt string
 		ExitCode  int
 		OOMKilled bool
 		Error     string
@@ -227,7 +244,7 @@ func (h *host) containers(ctx context.Context, filters ...string) ([]container, 
 	for _, f := range filters {
 		args = append(args, "--filter", f)
 	}
-	out, err := h.docker(ctx, false, nil, args...)
+	out, err := h.docker(ctx, false, args...)
 	if err != nil {
 		return nil, err
 	}
@@ -235,7 +252,7 @@ func (h *host) containers(ctx context.Context, filters ...string) ([]container, 
 	if len(ids) == 0 {
 		return nil, nil
 	}
-	out, err = h.docker(ctx, false, nil, append([]string{"container", "inspect"}, ids...)...)
+	out, err = h.docker(ctx, false, append([]string{"container", "inspect"}, ids...)...)
 	if err != nil {
 		return nil, err
 	}
@@ -255,7 +272,7 @@ type dockerImage struct {
 }
 
 func (h *host) image(ctx context.Context, ref string) (dockerImage, bool, error) {
-	out, err := h.docker(ctx, false, nil, "image", "inspect", ref)
+	out, err := h.docker(ctx, false, "image", "inspect", ref)
 	if err != nil {
 		if bytes.Contains(out.Stderr, []byte("No such image")) || bytes.Contains(out.Stderr, []byte("no such image")) {
 			return dockerImage{}, false, nil

@@ -116,7 +116,7 @@ func (t *transaction) inSetup(ctx context.Context, address string) bool {
 }
 
 func (t *transaction) lastWords(ctx context.Context, c container) string {
-	out, err := t.host.docker(ctx, false, nil, "logs", "--tail", "5", c.ID)
+	out, err := t.host.docker(ctx, false, "logs", "--tail", "5", c.ID)
 	if err != nil {
 		return "its log cannot be read"
 	}
@@ -136,42 +136,91 @@ func (t *transaction) blame(ctx context.Context, err error) error {
 	return against(err)
 }
 
+// undisturbed takes a look at the instance, and another one where the first was
+// disturbed by the host: docker or the machine restarted under it, which says
+// nothing about the image.
+func (t *transaction) undisturbed(ctx context.Context, look func(context.Context, container) (string, error)) (string, error) {
+	const most = 3
+	for again := 1; ; again++ {
+		c, err := t.settled(ctx)
+		if err != nil {
+			return "", t.blame(ctx, err)
+		}
+		detail, err := look(ctx, c)
+		if err == nil || again == most {
+			return detail, err
+		}
+		if now, serr := t.settled(ctx); serr != nil || now.ID != c.ID || now.State.StartedAt == c.State.StartedAt || now.RestartCount > c.RestartCount {
+			return detail, err
+		}
+		t.opt.Log.Warn("The host restarted the instance; it is looked at again.", "error", err)
+		if _, err := t.ready(ctx); err != nil {
+			return "", err
+		}
+	}
+}
+
+// settled returns the instance's running container. One that is down is given
+// the time in which docker starts it again.
+func (t *transaction) settled(ctx context.Context) (container, error) {
+	for deadline := time.Now().Add(15 * time.Second); ; {
+		c, err := t.running(ctx)
+		if err == nil || time.Now().After(deadline) {
+			return c, err
+		}
+		if err := sleep(ctx, 250*time.Millisecond); err != nil {
+			return c, err
+		}
+	}
+}
+
 func (t *transaction) smoke(ctx context.Context) (string, error) {
-	client, err := t.running(ctx)
-	if err != nil {
-		return "", t.blame(ctx, err)
-	}
-	address, ok := client.address()
+	return t.undisturbed(ctx, t.smokeOnce)
+}
+
+func (t *transaction) smokeOnce(ctx context.Context, c container) (string, error) {
+	address, ok := c.address()
 	if !ok {
-		return "", problem.New(problem.Unavailable, "The instance's container has no port and no address.", "")
+		return "", noAddress(c)
 	}
-	if t.opt.Smoke.Profile == smoke.ReadOnly && t.inSetup(ctx, address) {
-		return "in setup mode: nobody can sign in yet", nil
+	if t.inSetup(ctx, address) {
+		switch before := t.j.Baseline; {
+		case before != nil && !before.SetupRequired:
+			return "", against(problem.New(problem.Unavailable, "The instance is in setup mode: it does not find the users that there were before.", "Its log: docker compose logs app"))
+		case t.opt.Smoke.Profile == smoke.ReadOnly:
+			return "in setup mode: nobody can sign in yet", nil
+		}
+		return "", problem.New(problem.Unavailable, "The instance has not been set up, so the smoke test cannot sign in.",
+			"Set it up once: agnesctl instance setup --url http://"+address+"; or deploy with --smoke readonly")
 	}
 	o := smoke.Options{
 		URL: "http://" + address, Dial: t.opt.Shell.Dial, Profile: t.opt.Smoke.Profile, Account: t.opt.Smoke.Account,
 		Wait: t.opt.Smoke.Wait, Baseline: t.j.Baseline,
 	}
 	if o.Account.Email == "" {
-		if o.AdminToken, err = t.operatorToken(ctx, client); err != nil {
+		var err error
+		if o.AdminToken, err = t.operatorToken(ctx, c); err != nil {
 			return "", t.blame(ctx, err)
 		}
 	}
 	report := smoke.Run(ctx, o)
 	t.out.Smoke = &report
-	failed := slices.IndexFunc(report.Steps, func(s smoke.Step) bool { return !s.OK })
 	if report.Verdict == smoke.Pass {
 		return fmt.Sprintf("%d steps passed", len(report.Steps)), nil
 	}
 	what := "it did not end"
-	if failed >= 0 {
+	if failed := slices.IndexFunc(report.Steps, func(s smoke.Step) bool { return !s.OK }); failed >= 0 {
 		what = report.Steps[failed].Name + ": " + report.Steps[failed].Detail
 	}
-	err = problem.New(problem.Unavailable, "The smoke test did not pass at "+what, "The whole of it is in this command's -o json, under smoke.")
+	err := problem.New(problem.Unavailable, "The smoke test did not pass at "+what, "The whole of it is in this command's -o json, under smoke.")
 	if report.Verdict == smoke.Fail {
 		return "", against(err)
 	}
 	return "", err
+}
+
+func noAddress(c container) error {
+	return problem.New(problem.Unavailable, "The instance's container has no port and no address.", "Look at its network: docker inspect "+c.ID[:12])
 }
 
 // soak watches the instance: it must neither restart nor get unhealthy.
@@ -179,23 +228,27 @@ func (t *transaction) soak(ctx context.Context) (string, error) {
 	if t.opt.Soak <= 0 {
 		return "none asked for", nil
 	}
-	first, err := t.running(ctx)
-	if err != nil {
-		return "", t.blame(ctx, err)
+	return t.undisturbed(ctx, t.soakOnce)
+}
+
+func (t *transaction) soakOnce(ctx context.Context, first container) (string, error) {
+	address, ok := first.address()
+	if !ok {
+		return "", noAddress(first)
 	}
-	client, err := t.client(ctx)
+	client, err := api.NewClient("http://"+address, api.WithDial(t.opt.Shell.Dial))
 	if err != nil {
 		return "", err
 	}
 	const mostMisses = 3
 	misses := 0
-	for until := t.opt.Now().Add(t.opt.Soak); t.opt.Now().Before(until); {
+	for until := time.Now().Add(t.opt.Soak); time.Now().Before(until); {
 		c, err := t.running(ctx)
-		if err != nil || c.ID != first.ID || c.RestartCount != first.RestartCount {
+		if err != nil || c.ID != first.ID || c.State.StartedAt != first.State.StartedAt {
 			return "", t.blame(ctx, problem.New(problem.Unavailable, "The instance did not stay up while it was watched.", "Its log: docker compose logs app"))
 		}
 		health, err := client.Health(ctx)
-		if err != nil || health.Status == "unhealthy" {
+		if err != nil || health.Status == api.Unhealthy {
 			misses++
 		} else {
 			misses = 0

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/keboola/agnes-the-ai-analyst/fleet/smoke"
@@ -103,8 +104,8 @@ func (t *transaction) goBack(why error) error {
 
 // stuck is the error of a way back that failed: the journal stays.
 func (t *transaction) stuck(why, err error) error {
-	p := problem.Wrap(errors.Join(why, err), problem.Unavailable,
-		fmt.Sprintf("%s; and the way back on %s failed at %q", problem.As(why).Message, t.opt.Shell, err),
+	p := problem.Wrap(err, problem.Unavailable,
+		fmt.Sprintf("%s And the way back on %s failed", sentence(why), t.opt.Shell),
 		"Run this again: it goes on with the way back. Until then: agnesctl host status")
 	if verdictOf(why) == smoke.Fail {
 		return against(p)
@@ -112,12 +113,12 @@ func (t *transaction) stuck(why, err error) error {
 	return p
 }
 
+// sentence returns an error's text with a full stop.
+func sentence(err error) string { return strings.TrimRight(err.Error(), ".") + "." }
+
 // halt stops the new version and finds out whether it has moved the schema.
 func (t *transaction) halt(ctx context.Context) (string, error) {
 	if err := t.stop(ctx); err != nil {
-		return "", err
-	}
-	if err := t.clear(ctx); err != nil {
 		return "", err
 	}
 	if !t.j.WasUp || t.j.Policy != HaltOnSchema {
@@ -172,7 +173,7 @@ func (t *transaction) restore(ctx context.Context) (string, error) {
 		return "", problem.New(problem.Unavailable, "The schema moved and there is no backup from before.",
 			"Restore one by hand: docker compose run --rm app backup list, then backup restore ID")
 	}
-	if _, err := oneOff[struct{}](ctx, t, t.j.Live, "backup", "restore", t.j.Backup, "-o", "json"); err != nil {
+	if _, err := oneOff[struct{}](ctx, t, t.j.Live, backupTimeout, "backup", "restore", t.j.Backup, "-o", "json"); err != nil {
 		return "", err
 	}
 	t.out.Restored = t.j.Backup
@@ -206,13 +207,36 @@ func (t *transaction) moved(ctx context.Context) (bool, error) {
 	if t.j.Schema == 0 {
 		return false, nil // it did not answer before; what it has now is what it had
 	}
+	old, err := t.oldFiles(ctx)
+	if err != nil {
+		return false, err
+	}
 	found, err := oneOff[struct {
 		Database int `json:"database"`
-	}](ctx, t, t.j.Live, "schema", "-o", "json")
+	}](ctx, t, old, askTimeout, "schema", "-o", "json")
 	if err != nil {
 		return false, err
 	}
 	return found.Database != t.j.Schema, nil
+}
+
+// which prints the copy in $1 of each further file that the switch replaced, and
+// else the file itself.
+const which = `at=$1; shift; for f in "$@"; do if [ -e "$at/$f" ]; then echo "$at/$f"; else echo "$f"; fi; done`
+
+// oldFiles returns the compose files by which the old version runs, whether they
+// have been put back yet or not.
+func (t *transaction) oldFiles(ctx context.Context) (files, error) {
+	out, err := t.host.script(ctx, nil, which, append([]string{t.stashDir()}, t.j.Live.Names...)...)
+	if err != nil {
+		return files{}, err
+	}
+	env, _, err := t.host.read(ctx, ".env")
+	if err != nil {
+		return files{}, err
+	}
+	const beforeEnv = ".agnes/before.env"
+	return files{Names: strings.Fields(string(out.Stdout)), Env: beforeEnv}, t.host.write(ctx, beforeEnv, editEnv(env, t.envBefore()))
 }
 
 // back starts what ran before and waits for it.
@@ -223,7 +247,7 @@ func (t *transaction) back(ctx context.Context) (string, error) {
 			return "", err
 		}
 		for _, c := range list {
-			if _, err := t.host.docker(ctx, true, nil, "rm", "-f", c.ID); err != nil {
+			if _, err := t.host.docker(ctx, true, "rm", "-f", c.ID); err != nil {
 				return "", err
 			}
 		}

@@ -80,7 +80,7 @@ func Inspect(ctx context.Context, shell Shell, dir string) (Status, error) {
 	}
 	slices.Reverse(records)
 	s.History = append(s.History, records[:min(len(records), 10)]...)
-	out, err := t.host.docker(ctx, false, nil, "ps", "--format", "{{.Names}} {{.Image}}")
+	out, err := t.host.docker(ctx, false, "ps", "--format", "{{.Names}} {{.Image}}")
 	if err != nil {
 		return s, err
 	}

@@ -88,7 +88,7 @@ func (t *transaction) fetch(ctx context.Context, ref string) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, pullTimeout)
 	defer cancel()
-	_, err := t.host.docker(ctx, true, nil, "pull", "-q", ref)
+	_, err := t.host.docker(ctx, true, "pull", "-q", ref)
 	if err != nil {
 		kind, hint := problem.Unavailable, "Try again in a moment: nothing that runs was touched."
 		if noSpace.MatchString(err.Error()) {
@@ -171,11 +171,6 @@ func (t *transaction) switchOver(ctx context.Context) (string, error) {
 	if err := t.host.write(ctx, ".env", editEnv(env, envOf(t.j.To))); err != nil {
 		return "", err
 	}
-	if t.resumed {
-		if err := t.clear(ctx); err != nil {
-			return "", err
-		}
-	}
 	if err := t.restoreOlder(ctx); err != nil {
 		return "", err
 	}
@@ -195,14 +190,15 @@ func (t *transaction) restoreOlder(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if _, err := oneOff[struct{}](ctx, t, live, "backup", "restore", t.j.Older, "-o", "json"); err != nil {
+	if _, err := oneOff[struct{}](ctx, t, live, backupTimeout, "backup", "restore", t.j.Older, "-o", "json"); err != nil {
 		return problem.Wrap(err, problem.Unavailable, "The backup "+t.j.Older+" could not be restored", "Look at it: docker compose run --rm app backup verify "+t.j.Older)
 	}
 	t.out.Restored = t.j.Older
 	return nil
 }
 
-// up starts what the files in force describe.
+// up starts what the files in force describe. Interrupted between the old and
+// the new container, compose leaves both: then they go, and it begins anew.
 func (t *transaction) up(ctx context.Context) error {
 	live, err := t.host.liveFiles(ctx)
 	if err != nil {
@@ -210,8 +206,19 @@ func (t *transaction) up(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Minute)
 	defer cancel()
-	if _, err = t.host.compose(ctx, true, live, "up", "-d", "--pull", "missing"); err == nil {
-		return nil
+	for range 2 {
+		if err = t.clear(ctx); err != nil {
+			return err
+		}
+		if _, err = t.host.compose(ctx, true, live, "up", "-d", "--pull", "missing"); err != nil {
+			break
+		}
+		if list, err := t.host.app(ctx, t.j.Project); err != nil || len(list) < 2 {
+			return err
+		}
+	}
+	if err == nil {
+		return nil // the assertion tells who is there
 	}
 	// The runtime refuses to start a program that the image does not have; all
 	// other trouble is the host's.
@@ -240,7 +247,7 @@ func (t *transaction) stop(ctx context.Context) error {
 		if c.State.Status == "exited" || c.State.Status == "created" {
 			continue
 		}
-		if _, err := t.host.docker(ctx, true, nil, "stop", "-t", "60", c.ID); err != nil {
+		if _, err := t.host.docker(ctx, true, "stop", "-t", "60", c.ID); err != nil {
 			return err
 		}
 	}
@@ -258,7 +265,7 @@ func (t *transaction) clear(ctx context.Context) error {
 		return err
 	}
 	for _, c := range list {
-		if _, err := t.host.docker(ctx, true, nil, "rm", "-f", c.ID); err != nil && !strings.Contains(err.Error(), "No such container") {
+		if _, err := t.host.docker(ctx, true, "rm", "-f", c.ID); err != nil && !strings.Contains(err.Error(), "No such container") {
 			return err
 		}
 	}
@@ -272,17 +279,23 @@ func (t *transaction) clearOneOffs(ctx context.Context) error {
 		return err
 	}
 	for _, c := range list {
-		if _, err := t.host.docker(ctx, true, nil, "rm", "-f", c.ID); err != nil && !strings.Contains(err.Error(), "No such container") {
+		if _, err := t.host.docker(ctx, true, "rm", "-f", c.ID); err != nil && !strings.Contains(err.Error(), "No such container") {
 			return err
 		}
 	}
 	return nil
 }
 
+// How long commands of the instance's program may take beside its data.
+const (
+	backupTimeout = 30 * time.Minute // to make one, or to restore one
+	askTimeout    = time.Minute
+)
+
 // oneOff runs a command of the instance's program beside its data, while the
 // instance is stopped, and decodes its answer.
-func oneOff[T any](ctx context.Context, t *transaction, f files, args ...string) (*T, error) {
-	ctx, cancel := context.WithTimeout(ctx, 30*time.Minute)
+func oneOff[T any](ctx context.Context, t *transaction, f files, within time.Duration, args ...string) (*T, error) {
+	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
 	out, err := t.host.compose(ctx, true, f, append([]string{"run", "--rm", "--no-deps", "-T", service}, args...)...)
 	if err != nil {

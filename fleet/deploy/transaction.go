@@ -143,13 +143,13 @@ func (t *transaction) step(ctx context.Context, s step) error {
 
 // preflight finds out what runs, and whether the host can be deployed to.
 func (t *transaction) preflight(ctx context.Context) (string, error) {
-	out, err := t.host.docker(ctx, false, nil, "version", "--format", "{{.Server.Version}}")
+	out, err := t.host.docker(ctx, false, "version", "--format", "{{.Server.Version}}")
 	if err != nil {
 		return "", problem.Wrap(err, problem.Unavailable, fmt.Sprintf("Docker does not answer on %s", t.opt.Shell),
 			"Start it there, or let the user of the connection use it: sudo usermod -aG docker USER")
 	}
 	docker := strings.TrimSpace(string(out.Stdout))
-	if out, err = t.host.docker(ctx, false, nil, "compose", "version", "--short"); err != nil {
+	if out, err = t.host.docker(ctx, false, "compose", "version", "--short"); err != nil {
 		return "", problem.Wrap(err, problem.Unavailable, fmt.Sprintf("Docker Compose v2 is not installed on %s", t.opt.Shell),
 			"Install docker-compose-plugin there: https://docs.docker.com/compose/install/linux/")
 	}
@@ -223,7 +223,7 @@ func (t *transaction) wayBack(ctx context.Context) error {
 		return err
 	}
 	if t.j.From.Digest != "" && !t.opt.DryRun {
-		if _, err := t.host.docker(ctx, true, nil, "pull", "-q", t.j.From.Ref()); err == nil {
+		if _, err := t.host.docker(ctx, true, "pull", "-q", t.j.From.Ref()); err == nil {
 			return nil
 		}
 	}
@@ -240,7 +240,7 @@ const (
 )
 
 func (t *transaction) space(ctx context.Context, imageKB int64) error {
-	root, err := t.host.docker(ctx, false, nil, "info", "--format", "{{.DockerRootDir}}")
+	root, err := t.host.docker(ctx, false, "info", "--format", "{{.DockerRootDir}}")
 	if err != nil {
 		return err
 	}
@@ -370,6 +370,11 @@ func (t *transaction) drain(ctx context.Context) (string, error) {
 	if err := t.enter(ctx, preparing, "drain"); err != nil {
 		return "", err
 	}
+	return t.quiet(ctx, client)
+}
+
+// quiet begins or extends a drain and returns when no sync runs.
+func (t *transaction) quiet(ctx context.Context, client *api.Client) (string, error) {
 	until := t.opt.Now().Add(t.opt.DrainWait)
 	waited := false
 	for {
@@ -451,9 +456,21 @@ func (t *transaction) chooseOlder(ctx context.Context) error {
 func (t *transaction) makeBackup(ctx context.Context) (*api.Backup, error) {
 	reason := fmt.Sprintf("before the deploy %s of %s", t.j.ID, t.j.To.Name())
 	if t.j.Baseline != nil {
+		// The host may have restarted it since, and a drain ends with the process.
+		if _, err := t.settled(ctx); err != nil {
+			return nil, err
+		}
+		if _, err := t.ready(ctx); err != nil {
+			return nil, judged{smoke.Inconclusive, err} // of what ran before
+		}
 		client, err := t.client(ctx)
 		if err != nil {
 			return nil, err
+		}
+		if t.j.Drained {
+			if _, err := t.quiet(ctx, client); err != nil {
+				return nil, err
+			}
 		}
 		return client.Backup(ctx, api.BackupRequest{Reason: reason})
 	}
@@ -466,7 +483,7 @@ func (t *transaction) makeBackup(ctx context.Context) (*api.Backup, error) {
 	if err := t.stop(ctx); err != nil {
 		return nil, err
 	}
-	return oneOff[api.Backup](ctx, t, t.j.Live, "backup", "create", "--reason", reason, "-o", "json")
+	return oneOff[api.Backup](ctx, t, t.j.Live, backupTimeout, "backup", "create", "--reason", reason, "-o", "json")
 }
 
 // keep tags the image that runs and copies the files it runs with.
@@ -474,7 +491,7 @@ func (t *transaction) keep(ctx context.Context) (string, error) {
 	if !t.j.WasUp {
 		return "nothing runs", nil
 	}
-	if _, err := t.host.docker(ctx, true, nil, "tag", t.j.From.ID, t.rollbackTag()); err != nil {
+	if _, err := t.host.docker(ctx, true, "tag", t.j.From.ID, t.rollbackTag()); err != nil {
 		return "", err
 	}
 	return t.rollbackTag(), nil
@@ -523,7 +540,7 @@ func (t *transaction) undo(ctx context.Context) {
 	if t.j.Stopped {
 		list, err := t.host.app(ctx, t.j.Project)
 		for _, c := range list {
-			_, serr := t.host.docker(ctx, true, nil, "start", c.ID)
+			_, serr := t.host.docker(ctx, true, "start", c.ID)
 			err = errors.Join(err, serr)
 		}
 		if err != nil {
@@ -550,7 +567,7 @@ func (t *transaction) client(ctx context.Context) (*api.Client, error) {
 	}
 	address, ok := c.address()
 	if !ok {
-		return nil, problem.New(problem.Unavailable, "The instance's container has no port and no address.", "Look at its network: docker inspect "+c.ID[:12])
+		return nil, noAddress(c)
 	}
 	token, err := t.operatorToken(ctx, c)
 	if err != nil {
@@ -560,7 +577,7 @@ func (t *transaction) client(ctx context.Context) (*api.Client, error) {
 }
 
 func (t *transaction) operatorToken(ctx context.Context, c container) (redact.Secret, error) {
-	out, err := t.host.docker(ctx, false, nil, "exec", c.ID, "cat", "/data/state/.operator_token")
+	out, err := t.host.docker(ctx, false, "exec", c.ID, "cat", "/data/state/.operator_token")
 	if err != nil {
 		return "", problem.Wrap(err, problem.Unavailable, "The instance has no operator token in /data/state/.operator_token",
 			"It is written when the instance starts: docker compose logs app")
