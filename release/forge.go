@@ -10,6 +10,9 @@ type Forge interface {
 	// Alert opens an issue, or finds the open one that holds marker in its text
 	// and leaves it as it is. Calling it again gives the same issue.
 	Alert(ctx context.Context, a Alert) (url string, err error)
+	// Settle closes the open issue that holds marker in its text, with a further
+	// line at its end. The url is empty when there is none.
+	Settle(ctx context.Context, marker, line string) (url string, err error)
 	// Release creates the host's release of a version, or brings the existing one's
 	// text up to date.
 	Release(ctx context.Context, r Page) (url string, err error)

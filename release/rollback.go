@@ -28,6 +28,7 @@ type rollback struct {
 	target   Version // what :stable goes back to
 	manifest Manifest
 	noTarget error
+	before   verdictEntry // the ledger's verdicts of the failed version
 }
 
 // Rollback takes a failed stable version back. :stable is restored first,
@@ -43,17 +44,21 @@ func (p *Publisher) Rollback(ctx context.Context, failed, to Version, reason str
 		Publisher: p, failed: failed, wanted: to, reason: cmp.Or(strings.TrimSpace(reason), "Failed after release."),
 		out: Withdrawn{Failed: failed, DeprecatedTag: DeprecatedTag(failed), DryRun: p.DryRun},
 	}
-	ran, err := walk(ctx, []step{
+	steps := []step{
 		{name: "look", run: r.look},
 		{name: "choose", run: r.choose},
 		{name: "restore", run: r.restore},
-		{name: "verdict", run: func(ctx context.Context) (outcome, error) { return r.record(ctx, failed, VerdictFail, r.reason) }},
+		{name: "verdict", run: func(ctx context.Context) (o outcome, err error) {
+			r.before, o, err = r.record(ctx, failed, VerdictFail, r.reason)
+			return o, err
+		}},
 		{name: "ledger", run: func(ctx context.Context) (outcome, error) { return r.write(ctx, &r.out, r.reason) }},
 		{name: "tag", run: func(ctx context.Context) (outcome, error) { return r.markDeprecated(ctx, r.image, failed) }},
 		{name: "look again", run: r.lookAgain},
-		{name: "issue", run: r.alert, onward: true},
-		{name: "notify", run: r.notify, onward: true},
-	})
+	}
+	steps = append(steps, r.telling(r.incident, &r.out.IssueURL)...)
+	steps = append(steps, step{name: "settle", run: func(ctx context.Context) (outcome, error) { return r.settle(ctx, failed, r.before, VerdictFail) }})
+	ran, err := walk(ctx, steps)
 	r.out.Steps = ran
 	return r.out, cmp.Or(err, r.noTarget)
 }
@@ -295,24 +300,15 @@ func (r *rollback) lookAgain(ctx context.Context) (outcome, error) {
 	return r.did(":stable had been moved to the failed version meanwhile and is back at %s", r.target), nil
 }
 
-func (r *rollback) alert(ctx context.Context) (outcome, error) {
-	if r.Forge == nil {
-		return skipped("no code host at hand: --repo OWNER/NAME would name one"), nil
+func (r *rollback) incident() *incident {
+	reason := strings.TrimSuffix(r.reason, ".") + "."
+	notice := fmt.Sprintf("Release %s failed: %s :stable is at %s.", r.failed, reason, cmp.Or(r.out.Stable, "nothing"))
+	if r.out.Stable == r.failed.String() {
+		notice = fmt.Sprintf("Release %s failed: %s There is no good version to go back to, and :stable is still at it.", r.failed, reason)
 	}
-	if r.DryRun {
-		return r.did("an issue says so"), nil
+	return &incident{
+		kind: "rollback", version: r.failed, title: fmt.Sprintf("Release %s failed", r.failed), body: r.text(), label: "rollback", notice: notice,
 	}
-	url, err := r.Forge.Alert(ctx, Alert{
-		Marker: fmt.Sprintf("<!-- release-bot:rollback:%s -->", r.failed),
-		Title:  fmt.Sprintf("Release %s failed", r.failed),
-		Body:   r.text(),
-		Labels: []string{"rollback"},
-	})
-	if err != nil {
-		return outcome{}, err
-	}
-	r.out.IssueURL = url
-	return r.did("%s", url), nil
 }
 
 // text is the alert in Markdown. It leaves out whatever a second run of the same
@@ -329,21 +325,4 @@ func (r *rollback) text() string {
 	fmt.Fprintf(&b, "\nImage: `%s:%s`\n", r.Registry, r.out.DeprecatedTag)
 	b.WriteString("\nTo do: find the cause, release a fix, close this issue. The version itself never becomes good again.\n")
 	return b.String()
-}
-
-func (r *rollback) notify(ctx context.Context) (outcome, error) {
-	if r.Notify == nil {
-		return skipped("no webhook is given"), nil
-	}
-	if r.DryRun {
-		return r.did("the webhook is called"), nil
-	}
-	text := fmt.Sprintf("Release %s failed: %s :stable is at %s.", r.failed, strings.TrimSuffix(r.reason, ".")+".", cmp.Or(r.out.Stable, "nothing"))
-	if r.out.Stable == r.failed.String() {
-		text = fmt.Sprintf("Release %s failed: %s There is no good version to go back to, and :stable is still at it.", r.failed, strings.TrimSuffix(r.reason, ".")+".")
-	}
-	if r.out.IssueURL != "" {
-		text += " " + r.out.IssueURL
-	}
-	return r.did("the webhook was called"), r.Notify(ctx, Notice{Event: "rollback/" + r.failed.String(), Text: text})
 }

@@ -29,6 +29,9 @@ type Publisher struct {
 	// Notify sends an alert besides the issue, or is nil. A verb that is repeated
 	// sends it again: Notice.Event is the same then.
 	Notify func(context.Context, Notice) error
+	// Places are the flags of release-bot that name the places above, for commands
+	// that people copy out of an alert: --repo keboola/agnes.
+	Places string
 	// DryRun looks as always and writes nothing; what would be done is Planned.
 	DryRun bool
 }
@@ -73,6 +76,8 @@ type step struct {
 	onward bool
 }
 
+// outcome is what became of a step. One without a state had no reason to run,
+// and is not told of.
 type outcome struct {
 	state  StepState
 	detail string
@@ -111,6 +116,9 @@ func walk(ctx context.Context, steps []step) ([]Step, error) {
 			if !s.onward || ctx.Err() != nil {
 				return ran, first
 			}
+			continue
+		}
+		if o.state == "" {
 			continue
 		}
 		ran = append(ran, Step{Name: s.name, State: o.state, Detail: o.detail, wrote: o.wrote})

@@ -103,8 +103,9 @@ func parseVerdictTag(tag string) (v Version, n int, ok bool) {
 }
 
 type verdictEntry struct {
-	verdict Verdict // the heaviest
-	last    int     // number of the newest entry
+	verdict      Verdict // the heaviest
+	last         int     // number of the newest entry
+	inconclusive bool    // one of them is: people were told that there is a question
 }
 
 // verdictEntries reads the index: an entry says its verdict by the name of the
@@ -148,6 +149,7 @@ func (l *Ledger) verdictEntries(ctx context.Context, prefix string) (map[Version
 			e.verdict = said[ref.ID]
 		}
 		e.last = max(e.last, n)
+		e.inconclusive = e.inconclusive || said[ref.ID] == VerdictInconclusive
 		entries[v] = e
 	}
 	return entries, nil

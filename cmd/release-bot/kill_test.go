@@ -205,9 +205,10 @@ func TestKilledAnywhereTheVerbsConverge(t *testing.T) {
 		"promote": {r, 2, []string{"promote", v(2), "--breaking"}, func(t *testing.T, s *stage) {
 			s.SetTag(t, s.Manifest(t, s.builds[2].Digest), release.VersionTag(release.Stable, s.builds[2].Version))
 		}, 2, 8, 1},
-		"verdict":   {failed, 3, []string{"verdict", v(2), "pass"}, nil, 2, 3, 1},
-		"deprecate": {failed, 3, []string{"deprecate", v(0), "--reason", "x", "--replacement", v(2)}, nil, 2, 4, 1},
-		"rollback":  {failed, 3, []string{"rollback", "--failed", v(2)}, nil, 1, 9, 2},
+		"verdict":              {failed, 3, []string{"verdict", v(2), "pass"}, nil, 2, 3, 1},
+		"verdict inconclusive": {failed, 3, []string{"verdict", v(2), "inconclusive"}, nil, 2, 3, 1},
+		"deprecate":            {failed, 3, []string{"deprecate", v(0), "--reason", "x", "--replacement", v(2)}, nil, 2, 4, 1},
+		"rollback":             {failed, 3, []string{"rollback", "--failed", v(2)}, nil, 1, 9, 2},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -275,105 +276,140 @@ func TestKilledAnywhereTheVerbsConverge(t *testing.T) {
 	}
 }
 
-// TestKilledAnywhereTheRollbackOnGitHubConverges does the same over GitHub's API
-// and registry: one issue, one verdict, one deprecation, whenever it was killed.
-// The program dies when a call was carried out and before it is answered.
-func TestKilledAnywhereTheRollbackOnGitHubConverges(t *testing.T) {
+// TestKilledAnywhereAlertsOnGitHubConverge does the same over GitHub's API and
+// registry, with verbs that tell people: one issue, one verdict, whenever it was
+// killed. The program dies when a call was carried out and before it is answered.
+func TestKilledAnywhereAlertsOnGitHubConverge(t *testing.T) {
 	t.Parallel()
-	// state is what is outside after a run that was killed at the k-th call (0: not at
-	// all) and one that was not.
-	state := func(t *testing.T, k int) (all map[string]string, calls int) {
-		t.Helper()
-		hub := githubtest.New(t)
-		repo, images := hub.Repo("keboola/agnes"), hub.Package("keboola", "agnes")
-		client, err := github.New(github.Options{API: hub.URL, Repo: "keboola/agnes", Token: githubtest.Token})
-		if err != nil {
-			t.Fatal(err)
-		}
-		at := time.Date(2026, 4, 8, 12, 0, 0, 0, time.UTC)
-		ledger := release.NewLedger(client.Refs(), release.LedgerOptions{Now: func() time.Time { return at }})
-		var versions, digests []string
-		for i := range 2 {
-			commit := fmt.Sprintf("%040x", i+1)
-			repo.AddCommit(commit)
-			claim, err := ledger.Claim(t.Context(), release.Stable, commit)
-			if err != nil {
-				t.Fatal(err)
+	for name, c := range map[string]struct {
+		args   []string // of the second of two versions, 2026.04.2
+		before release.Verdict
+		ends   int // index of the version that stable ends at
+		issue  string
+		refs   []string
+		calls  int // at least
+	}{
+		"rollback":     {[]string{"rollback", "--failed", "2026.04.2"}, "", 0, "open", []string{"refs/tags/verdict/2026.04.2", "refs/tags/deprecated/2026.04.2"}, 15},
+		"inconclusive": {[]string{"verdict", "2026.04.2", "inconclusive"}, "", 1, "open", []string{"refs/tags/verdict/2026.04.2"}, 8},
+		"a pass that settles it": {
+			[]string{"verdict", "2026.04.2", "pass"}, release.VerdictInconclusive, 1, "closed",
+			[]string{"refs/tags/verdict/2026.04.2", "refs/tags/verdict/2026.04.2.2"}, 8,
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			want, calls := killedOnGitHub(t, 0, c.before, c.ends, c.args...)
+			for _, ref := range c.refs {
+				if want[ref] == "" {
+					t.Errorf("undisturbed: no %s", ref)
+				}
 			}
-			v := images.Push("application/vnd.oci.image.manifest.v1+json", fmt.Appendf(nil, `{"schemaVersion":2,"n":%d}`, i),
-				release.TagsFor(release.Stable, claim.Version, commit).All()...)
-			versions, digests = append(versions, claim.Version.String()), append(digests, v.Digest)
-		}
-		var env []string
-		for name, value := range hub.Env("keboola/agnes") {
-			env = append(env, name+"="+value)
-		}
-		args := []string{"rollback", "--registry", hub.Host + "/keboola/agnes", "--failed", versions[1]}
-		var mu sync.Mutex
-		var states []string
-		started, dead := make(chan struct{}), make(chan struct{})
-		first := program(t, env, args...)
-		hub.Watch(nil, func(githubtest.Request) {
-			mu.Lock()
-			calls++
-			mine := calls == k
-			if s := images.Tag("stable"); len(states) == 0 || states[len(states)-1] != s {
-				states = append(states, s)
+			if want["issues"] != c.issue || calls < c.calls {
+				t.Fatalf("undisturbed: %d calls, %v", calls, want)
 			}
-			mu.Unlock()
-			if mine {
-				<-started
-				_ = first.Process.Signal(syscall.SIGKILL) // it may be dead already
-				<-dead
+			t.Logf("%d calls, killed after each", calls)
+			for k := 1; k <= calls; k++ {
+				if got, _ := killedOnGitHub(t, k, c.before, c.ends, c.args...); !maps.Equal(got, want) {
+					t.Errorf("killed at call %d: %v, want %v", k, got, want)
+				}
 			}
 		})
-		var out bytes.Buffer
-		first.Stdout, first.Stderr = &out, &out
-		if err := first.Start(); err != nil {
-			t.Fatal(err)
-		}
-		close(started)
-		_ = first.Wait() // the exit code says it all
-		close(dead)
-		if want := map[bool]int{true: -1, false: 0}[k > 0]; first.ProcessState.ExitCode() != want {
-			t.Fatalf("call %d: exit %d, want %d\n%s", k, first.ProcessState.ExitCode(), want, out.String())
-		}
-		mu.Lock()
-		calls = max(calls, k)
-		made := calls
-		calls++ // past k: the second run is left alone
-		mu.Unlock()
-		if k > 0 {
-			if out, err := program(t, env, args...).CombinedOutput(); err != nil {
-				t.Errorf("call %d: the second run: %v\n%s", k, err, out)
-			}
-		}
-		verdicts, err := ledger.Verdicts(t.Context())
+	}
+}
+
+// killedOnGitHub returns what is outside after a run that was killed at the k-th
+// call (0: not at all) and one that was not, and how many calls the first one made.
+// The version before had the verdict given, with the issue that goes with it.
+func killedOnGitHub(t *testing.T, k int, before release.Verdict, ends int, args ...string) (all map[string]string, calls int) {
+	t.Helper()
+	hub := githubtest.New(t)
+	repo, images := hub.Repo("keboola/agnes"), hub.Package("keboola", "agnes")
+	client, err := github.New(github.Options{API: hub.URL, Repo: "keboola/agnes", Token: githubtest.Token})
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := time.Date(2026, 4, 8, 12, 0, 0, 0, time.UTC)
+	ledger := release.NewLedger(client.Refs(), release.LedgerOptions{Now: func() time.Time { return at }})
+	var versions, digests []string
+	for i := range 2 {
+		commit := fmt.Sprintf("%040x", i+1)
+		repo.AddCommit(commit)
+		claim, err := ledger.Claim(t.Context(), release.Stable, commit)
 		if err != nil {
 			t.Fatal(err)
 		}
+		v := images.Push("application/vnd.oci.image.manifest.v1+json", fmt.Appendf(nil, `{"schemaVersion":2,"n":%d}`, i),
+			release.TagsFor(release.Stable, claim.Version, commit).All()...)
+		versions, digests = append(versions, claim.Version.String()), append(digests, v.Digest)
+	}
+	var env []string
+	for name, value := range hub.Env("keboola/agnes") {
+		env = append(env, name+"="+value)
+	}
+	args = append(slices.Clone(args), "--registry", hub.Host+"/keboola/agnes")
+	if before != "" {
+		if out, err := program(t, env, "verdict", versions[1], string(before), "--registry", hub.Host+"/keboola/agnes").CombinedOutput(); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+	}
+	var mu sync.Mutex
+	var states []string
+	started, dead := make(chan struct{}), make(chan struct{})
+	first := program(t, env, args...)
+	hub.Watch(nil, func(githubtest.Request) {
 		mu.Lock()
-		defer mu.Unlock()
-		if len(states) > 2 || states[len(states)-1] != digests[0] {
-			t.Errorf("call %d: stable went through %v, want once from %s to %s", k, states, digests[1], digests[0])
+		calls++
+		mine := calls == k
+		if s := images.Tag("stable"); len(states) == 0 || states[len(states)-1] != s {
+			states = append(states, s)
 		}
-		all = map[string]string{"stable": images.Tag("stable"), "deprecated": images.Tag("deprecated-" + versions[1]), "issues": fmt.Sprint(len(repo.Issues()))}
-		for name := range repo.Refs() {
-			if !strings.HasPrefix(name, "refs/agnes/verdicts/") { // an index, which reading makes up for
-				all[name] = "exists"
-			}
+		mu.Unlock()
+		if mine {
+			<-started
+			_ = first.Process.Signal(syscall.SIGKILL) // it may be dead already
+			<-dead
 		}
-		all["verdicts"] = fmt.Sprint(verdicts)
-		return all, made
+	})
+	var out bytes.Buffer
+	first.Stdout, first.Stderr = &out, &out
+	if err := first.Start(); err != nil {
+		t.Fatal(err)
 	}
-	want, calls := state(t, 0)
-	if want["issues"] != "1" || want["refs/tags/verdict/2026.04.2"] == "" || want["refs/tags/deprecated/2026.04.2"] == "" || calls < 15 {
-		t.Fatalf("undisturbed: %d calls, %v", calls, want)
+	close(started)
+	_ = first.Wait() // the exit code says it all
+	close(dead)
+	if want := map[bool]int{true: -1, false: 0}[k > 0]; first.ProcessState.ExitCode() != want {
+		t.Fatalf("call %d: exit %d, want %d\n%s", k, first.ProcessState.ExitCode(), want, out.String())
 	}
-	t.Logf("%d calls, killed after each", calls)
-	for k := 1; k <= calls; k++ {
-		if got, _ := state(t, k); !maps.Equal(got, want) {
-			t.Errorf("killed at call %d: %v, want %v", k, got, want)
+	mu.Lock()
+	calls = max(calls, k)
+	made := calls
+	calls++ // past k: the second run is left alone
+	mu.Unlock()
+	if k > 0 {
+		if out, err := program(t, env, args...).CombinedOutput(); err != nil {
+			t.Errorf("call %d: the second run: %v\n%s", k, err, out)
 		}
 	}
+	verdicts, err := ledger.Verdicts(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	if len(states) > 2 || states[len(states)-1] != digests[ends] {
+		t.Errorf("call %d: stable went through %v, want once from %s to %s", k, states, digests[1], digests[ends])
+	}
+	var issues []string
+	for _, i := range repo.Issues() {
+		issues = append(issues, i.State)
+	}
+	all = map[string]string{"stable": images.Tag("stable"), "deprecated": images.Tag("deprecated-" + versions[1]), "confirmed": images.Tag("confirmed-" + versions[1]), "issues": strings.Join(issues, " ")}
+	for name := range repo.Refs() {
+		if !strings.HasPrefix(name, "refs/agnes/verdicts/") { // an index, which reading makes up for
+			all[name] = "exists"
+		}
+	}
+	all["verdicts"] = fmt.Sprint(verdicts)
+	return all, made
 }

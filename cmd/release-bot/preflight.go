@@ -37,7 +37,7 @@ func verbRights() map[string][]github.Right {
 		"version":   {github.WriteContents}, // claim; next and list read
 		"publish":   {github.ReadContents, github.WritePackages},
 		"promote":   {github.ReadContents, github.WritePackages},
-		"verdict":   {github.WriteContents, github.WritePackages},
+		"verdict":   {github.WriteContents, github.WritePackages, github.WriteIssues},
 		"deprecate": {github.WriteContents, github.WritePackages},
 		"rollback":  {github.WriteContents, github.WritePackages, github.WriteIssues},
 		"prune":     {github.ReadContents, github.DeletePackages},

@@ -1,22 +1,14 @@
 package main
 
 import (
-	"context"
-	"fmt"
-	"os"
-	"strings"
-
 	"github.com/spf13/cobra"
 
 	"github.com/keboola/agnes-the-ai-analyst/internal/cli"
-	"github.com/keboola/agnes-the-ai-analyst/internal/problem"
-	"github.com/keboola/agnes-the-ai-analyst/internal/redact"
-	"github.com/keboola/agnes-the-ai-analyst/release"
-	"github.com/keboola/agnes-the-ai-analyst/release/webhook"
 )
 
 func newRollback(a *app) *cobra.Command {
-	var failed, to, reason, hook, secretFile string
+	var failed, to, reason string
+	var alerts alertFlags
 	var dryRun bool
 	c := &cobra.Command{
 		Use:   "rollback",
@@ -51,10 +43,7 @@ ledger (contents: write) and issues (issues: write).`,
 				return err
 			}
 			p.DryRun = dryRun
-			if p.Forge, err = a.forgeIfAny(); err != nil {
-				return err
-			}
-			if p.Notify, err = a.notifier(hook, secretFile); err != nil {
+			if err := a.alerting(p, alerts); err != nil {
 				return err
 			}
 			got, err := p.Rollback(c.Context(), v, w, reason)
@@ -71,34 +60,8 @@ ledger (contents: write) and issues (issues: write).`,
 	c.Flags().StringVar(&failed, "failed", "", "`VERSION` that failed")
 	c.Flags().StringVar(&to, "to", "", "`VERSION` to go back to (default: the newest good one)")
 	c.Flags().StringVar(&reason, "reason", "", "`TEXT` that people read")
-	c.Flags().StringVar(&hook, "webhook-url", "", "`URL` that is told, as Slack expects it (default $RELEASE_BOT_WEBHOOK_URL)")
-	c.Flags().StringVar(&secretFile, "webhook-secret-file", "", "`FILE` with the secret that signs it (default: $RELEASE_BOT_WEBHOOK_SECRET)")
+	alerts.register(c)
 	dryRunFlag(c, &dryRun)
 	_ = c.MarkFlagRequired("failed")
 	return c
-}
-
-// notifier is the webhook that the flags or the environment name, or nil.
-func (a *app) notifier(address, secretFile string) (func(context.Context, release.Notice) error, error) {
-	if address == "" {
-		address = a.env.Getenv("RELEASE_BOT_WEBHOOK_URL")
-	}
-	if address == "" {
-		return nil, nil //nolint:nilnil // no webhook is a valid choice
-	}
-	secret := a.env.Getenv("RELEASE_BOT_WEBHOOK_SECRET")
-	if secretFile != "" {
-		raw, err := os.ReadFile(secretFile)
-		if err != nil {
-			return nil, problem.Wrap(err, problem.Usage, "expected to read the webhook's secret", "check --webhook-secret-file")
-		}
-		if secret = strings.TrimSpace(string(raw)); secret == "" {
-			return nil, problem.New(problem.Usage, fmt.Sprintf("expected a secret in %s, found an empty file", secretFile), "check --webhook-secret-file")
-		}
-	}
-	h, err := webhook.New(webhook.Options{URL: redact.Secret(address), Secret: redact.Secret(secret)})
-	if err != nil {
-		return nil, err
-	}
-	return h.Send, nil
 }

@@ -27,8 +27,8 @@ const textLimit = 65000
 // taken away by anybody.
 func (c *Client) Alert(ctx context.Context, a release.Alert) (string, error) {
 	found, err := c.alerted(ctx, a.Marker)
-	if found != "" || err != nil {
-		return found, err
+	if found != nil || err != nil {
+		return found.GetHTMLURL(), err
 	}
 	body := a.Marker + "\n" + shorten(a.Body)
 	labels := a.Labels
@@ -52,30 +52,46 @@ func (c *Client) Alert(ctx context.Context, a release.Alert) (string, error) {
 		if err := c.sleep(ctx, time.Second<<attempt); err != nil {
 			return "", err
 		}
-		if found, err := c.alerted(ctx, a.Marker); found != "" || err != nil {
-			return found, err
+		if found, err := c.alerted(ctx, a.Marker); found != nil || err != nil {
+			return found.GetHTMLURL(), err
 		}
 	}
 }
 
-// alerted returns the address of the first open issue that holds the marker.
-func (c *Client) alerted(ctx context.Context, marker string) (string, error) {
+// Settle implements release.Forge. The line and the closing are one call, so that
+// a second run finds either both or neither.
+func (c *Client) Settle(ctx context.Context, marker, line string) (string, error) {
+	found, err := c.alerted(ctx, marker)
+	if found == nil || err != nil {
+		return "", err
+	}
+	body := found.GetBody() + "\n\n" + line + "\n"
+	_, _, err = c.gh.Issues.Edit(ctx, c.owner, c.repo, found.GetNumber(),
+		&gh.IssueRequest{Body: &body, State: gh.String("closed"), StateReason: gh.String("completed")})
+	if err != nil {
+		return "", c.fail(err, fmt.Sprintf("close the issue %d", found.GetNumber()), WriteIssues)
+	}
+	return found.GetHTMLURL(), nil
+}
+
+// alerted returns the first open issue that holds the marker, or nil.
+func (c *Client) alerted(ctx context.Context, marker string) (*gh.Issue, error) {
 	if marker == "" {
-		return "", problem.New(problem.Internal, "expected a marker for the issue, found none", "")
+		return nil, problem.New(problem.Internal, "expected a marker for the issue, found none", "")
 	}
 	issues, err := list[*gh.Issue](ctx, c, c.path("issues?state=open&sort=created&direction=asc&per_page=100"))
 	if _, off := says(err, http.StatusGone); off {
-		return "", nil // Create says it
+		return nil, nil //nolint:nilnil // Create says it
 	}
 	if err != nil {
-		return "", c.fail(err, "list the open issues", WriteIssues)
+		return nil, c.fail(err, "list the open issues", WriteIssues)
 	}
 	for _, issue := range issues {
 		if !issue.IsPullRequest() && strings.Contains(issue.GetBody(), marker) {
-			return issue.GetHTMLURL(), nil
+			return issue, nil
 		}
 	}
-	return "", nil
+	return nil, nil //nolint:nilnil // there is none
 }
 
 // Release implements release.Forge. GitHub would create a missing tag at the head

@@ -46,6 +46,38 @@ func TestAnAlertIsOneIssue(t *testing.T) {
 	}
 }
 
+func TestAnAlertIsSettledOnce(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	if url, err := w.client.Settle(t.Context(), alert.Marker, "It is well."); err != nil || url != "" {
+		t.Errorf("without an issue: %q, %v", url, err)
+	}
+	other := alert
+	other.Marker = "<!-- release-bot:rollback:2026.04.30 -->"
+	if _, err := w.client.Alert(t.Context(), other); err != nil {
+		t.Fatal(err)
+	}
+	opened, err := w.client.Alert(t.Context(), alert)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.Grant("reader", githubtest.Grant{Contents: githubtest.Read, Issues: githubtest.Read})
+	_, err = w.as(t, "reader").Settle(t.Context(), alert.Marker, "It is well.")
+	expect(t, err, problem.Forbidden, nil, "issues: write")
+	for _, want := range []string{opened, ""} {
+		if url, err := w.client.Settle(t.Context(), alert.Marker, "It is well."); err != nil || url != want {
+			t.Errorf("%q, %v, want %q", url, err, want)
+		}
+	}
+	want := []githubtest.Issue{
+		{Number: 1, Title: other.Title, Body: other.Marker + "\n" + other.Body, State: "open", Labels: other.Labels},
+		{Number: 2, Title: alert.Title, Body: alert.Marker + "\n" + alert.Body + "\n\nIt is well.\n", State: "closed", Labels: alert.Labels},
+	}
+	if diff := cmp.Diff(want, w.repo.Issues()); diff != "" {
+		t.Error(diff)
+	}
+}
+
 func TestAnAlertWhoseReplyIsLostIsFoundAgain(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
