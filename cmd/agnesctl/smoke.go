@@ -53,7 +53,10 @@ The verdict is the exit code:
   1  fail: the instance answered wrongly, or not at all though its host did
   2  the command line is wrong
   5  inconclusive: the way to the instance or the credentials are at fault, or
-     the test was interrupted; this says nothing about the release`,
+     the test was interrupted; this says nothing about the release
+
+In a GitHub workflow verdict and message are the step's outputs, and the report
+is its summary.`,
 		Example: `  agnesctl smoke https://canary.company.com --token-file canary.token
   agnesctl smoke http://127.0.0.1:8000 --email smoke@company.com --password-file smoke.password -o json
   agnesctl smoke https://canary.company.com --token-file canary.token -o junit > smoke.xml
@@ -76,7 +79,8 @@ The verdict is the exit code:
 			}
 			report := smoke.Run(c.Context(), options)
 			bar.Close()
-			return firstOf(printSmoke(env, o.format, report), smokeError(report))
+			verdict := smokeError(report)
+			return firstOf(printSmoke(env, o.format, report), recordSmoke(env, o.format, report, verdict), verdict)
 		},
 	}
 	f := c.Flags()
@@ -179,6 +183,25 @@ func printSmoke(env cli.Env, format cli.Format, r smoke.Report) error {
 		return fmt.Errorf("write the report: %w", err)
 	}
 	return nil
+}
+
+// recordSmoke gives a GitHub workflow's later steps the verdict, which they cannot
+// tell from a step that failed, and its readers the report.
+func recordSmoke(env cli.Env, format cli.Format, r smoke.Report, verdict error) error {
+	said := struct {
+		Verdict smoke.Verdict `json:"verdict"`
+		Message string        `json:"message"`
+	}{Verdict: r.Verdict}
+	if verdict != nil {
+		said.Message = cli.Sanitize(problem.As(verdict).Message)
+	}
+	var summary bytes.Buffer
+	if format != markdown { // which is what people send there themselves
+		if err := smoke.WriteMarkdown(&summary, r); err != nil {
+			return err
+		}
+	}
+	return cli.Record(env, said, summary.String())
 }
 
 func smokeGrid(g *cli.Grid, r smoke.Report) {
