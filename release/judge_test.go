@@ -29,7 +29,7 @@ func newDesk(t *testing.T) *desk {
 	server, repo, client := hub(t)
 	d := &desk{house: h, Publisher: h.publisher(t), hub: server, repo: repo}
 	d.Forge, d.Places = client, "--repo keboola/agnes"
-	d.Publisher.Notify = func(_ context.Context, n release.Notice) error { d.notices = append(d.notices, n); return nil }
+	d.Notify = func(_ context.Context, n release.Notice) error { d.notices = append(d.notices, n); return nil }
 	return d
 }
 

@@ -37,7 +37,9 @@ type actionFile struct {
 // workflow is a workflow file, as far as the tests ask.
 type workflow struct {
 	Jobs map[string]struct {
-		Steps []workflowStep
+		If           string
+		Outputs, Env map[string]string
+		Steps        []workflowStep
 	}
 }
 

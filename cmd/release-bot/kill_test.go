@@ -292,8 +292,10 @@ func TestKilledAnywhereAlertsOnGitHubConverge(t *testing.T) {
 		"rollback":     {[]string{"rollback", "--failed", "2026.04.2"}, "", 0, "open", []string{"refs/tags/verdict/2026.04.2", "refs/tags/deprecated/2026.04.2"}, 15},
 		"inconclusive": {[]string{"verdict", "2026.04.2", "inconclusive"}, "", 1, "open", []string{"refs/tags/verdict/2026.04.2"}, 8},
 		"a pass that settles it": {
-			[]string{"verdict", "2026.04.2", "pass"}, release.VerdictInconclusive, 1, "closed",
-			[]string{"refs/tags/verdict/2026.04.2", "refs/tags/verdict/2026.04.2.2"}, 8,
+			[]string{"verdict", "2026.04.2", "pass"},
+			release.VerdictInconclusive, 1, "closed",
+			[]string{"refs/tags/verdict/2026.04.2", "refs/tags/verdict/2026.04.2.2"},
+			8,
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -1,0 +1,253 @@
+package main
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// expression evaluates what smoke-test.yml uses of GitHub's expressions: names,
+// strings, always(), ==, !=, && and ||, whose values are strings; what a context
+// does not have is empty, and so false.
+type expression struct {
+	t      *testing.T
+	names  map[string]string
+	tokens []string
+}
+
+func evaluate(t *testing.T, text string, names map[string]string) string {
+	t.Helper()
+	e := &expression{t: t, names: names, tokens: regexp.MustCompile(`'[^']*'|&&|\|\||[!=]=|[()]|[\w.-]+`).FindAllString(text, -1)}
+	if got := strings.Join(e.tokens, ""); got != strings.ReplaceAll(text, " ", "") {
+		t.Fatalf("the test does not know all of the expression %s", text)
+	}
+	value := e.or()
+	if len(e.tokens) > 0 {
+		t.Fatalf("%s goes on after its end: %v", text, e.tokens)
+	}
+	return value
+}
+
+// expand replaces every ${{ … }} of a text.
+func expand(t *testing.T, text string, names map[string]string) string {
+	t.Helper()
+	return regexp.MustCompile(`\$\{\{(.*?)\}\}`).ReplaceAllStringFunc(text, func(m string) string {
+		return evaluate(t, strings.TrimSpace(m[3:len(m)-2]), names)
+	})
+}
+
+func (e *expression) take(wanted ...string) string {
+	if len(e.tokens) > 0 && slices.Contains(wanted, e.tokens[0]) {
+		token := e.tokens[0]
+		e.tokens = e.tokens[1:]
+		return token
+	}
+	return ""
+}
+
+func (e *expression) or() string {
+	value := e.and()
+	for e.take("||") != "" {
+		if right := e.and(); value == "" {
+			value = right
+		}
+	}
+	return value
+}
+
+func (e *expression) and() string {
+	value := e.compared()
+	for e.take("&&") != "" {
+		if right := e.compared(); value != "" {
+			value = right
+		}
+	}
+	return value
+}
+
+func (e *expression) compared() string {
+	left := e.value()
+	if op := e.take("==", "!="); op != "" {
+		if (left == e.value()) == (op == "==") {
+			return "true"
+		}
+		return ""
+	}
+	return left
+}
+
+func (e *expression) value() string {
+	if e.take("(") != "" {
+		value := e.or()
+		e.take(")")
+		return value
+	}
+	if len(e.tokens) == 0 {
+		e.t.Fatal("the expression ends early")
+	}
+	token := e.tokens[0]
+	e.tokens = e.tokens[1:]
+	if text, ok := strings.CutPrefix(token, "'"); ok {
+		return strings.TrimSuffix(text, "'")
+	}
+	if token == "always" && e.take("(") != "" && e.take(")") != "" {
+		return "true"
+	}
+	return e.names[token]
+}
+
+// judged returns what smoke-test.yml's job judge does when the jobs before it went
+// as found says: one verb after the other, with its verdict and its text.
+func judged(t *testing.T, found map[string]string, promotion string) []string {
+	t.Helper()
+	jobs := readYAML[workflow](t, "../../.github/workflows/smoke-test.yml").Jobs
+	names := map[string]string{
+		"inputs.version": "2026.04.3", "inputs.promotion": promotion,
+		"github.server_url": "https://github.com", "github.repository": "keboola/agnes", "github.run_id": "7",
+	}
+	ran := 0
+	for _, job := range []string{"canary", "runner"} {
+		if evaluate(t, jobs[job].If, found) == "" {
+			continue
+		}
+		if ran++; found["lost"] != "" { // its outputs with it
+			continue
+		}
+		for name, text := range jobs[job].Outputs {
+			names["needs."+job+".outputs."+name] = expand(t, text, found)
+		}
+	}
+	if ran != 1 {
+		t.Errorf("%d jobs test the release, want one", ran)
+	}
+	judge := jobs["judge"]
+	if evaluate(t, judge.If, names) == "" {
+		return nil
+	}
+	for name, text := range judge.Env {
+		names["env."+name] = expand(t, text, names)
+	}
+	var did []string
+	for _, s := range judge.Steps {
+		if s.Uses == "./" && evaluate(t, s.If, names) != "" {
+			did = append(did, strings.TrimSpace(s.With["verb"]+" "+expand(t, s.With["verdict"], names)))
+			if text := expand(t, s.With["reason"]+s.With["detail"], names); s.With["verb"] != "promote" &&
+				(!strings.HasSuffix(text, " https://github.com/keboola/agnes/actions/runs/7") || !strings.Contains(text, found["steps.deploy.outputs.message"])) {
+				t.Errorf("%s does not say what was found and where: %q", s.With["verb"], text)
+			}
+		}
+	}
+	return did
+}
+
+const canceled = "cancelled" //nolint:misspell // as GitHub spells it
+
+func TestOnlyAFailedSmokeTestRollsBack(t *testing.T) {
+	t.Parallel()
+	host := func(more ...string) map[string]string {
+		return situation(append([]string{"vars.CANARY_HOST", "ssh://agnes@canary"}, more...)...)
+	}
+	for name, c := range map[string]struct {
+		found     map[string]string
+		promotion string
+		want      []string
+	}{
+		"the canary passes":                      {host("steps.deploy.outputs.verdict", "pass", "job.status", "success"), "immediate", []string{"verdict pass"}},
+		"the canary passes, gated":               {host("steps.deploy.outputs.verdict", "pass", "job.status", "success"), "gated", []string{"verdict pass", "promote"}},
+		"the canary fails":                       {host("steps.deploy.outputs.verdict", "fail", "steps.deploy.outputs.message", "Step 4 answered 500.", "job.status", "failure"), "gated", []string{"rollback"}},
+		"the canary cannot tell":                 {host("steps.deploy.outputs.verdict", "inconclusive", "job.status", "failure"), "gated", []string{"verdict inconclusive"}},
+		"agnesctl says nothing":                  {host("steps.deploy.outcome", "failure", "job.status", "failure"), "immediate", []string{"verdict inconclusive"}},
+		"a step before agnesctl fails":           {host("steps.deploy.outcome", "skipped", "job.status", "failure"), "immediate", []string{"verdict inconclusive"}},
+		"the canary's job is canceled":           {host("steps.deploy.outcome", canceled, "job.status", canceled), "immediate", []string{"verdict inconclusive"}},
+		"the canary's runner is lost":            {host("lost", "yes"), "gated", []string{"verdict inconclusive"}},
+		"the runner passes":                      {situation("steps.start.outcome", "success", "steps.smoke.outputs.verdict", "pass", "job.status", "success"), "gated", []string{"verdict pass", "promote"}},
+		"it passes and its log cannot be shown":  {situation("steps.start.outcome", "success", "steps.smoke.outputs.verdict", "pass", "job.status", "failure"), "immediate", []string{"verdict pass"}},
+		"the runner fails":                       {situation("steps.start.outcome", "success", "steps.smoke.outputs.verdict", "fail", "steps.smoke.outcome", "failure", "job.status", "failure"), "immediate", []string{"rollback"}},
+		"the runner cannot tell":                 {situation("steps.start.outcome", "success", "steps.smoke.outputs.verdict", "inconclusive", "steps.smoke.outcome", "failure", "job.status", "failure"), "immediate", []string{"verdict inconclusive"}},
+		"the instance does not get ready":        {situation("steps.start.outcome", "success", "steps.smoke.outcome", "skipped", "job.status", "failure"), "immediate", []string{"rollback"}},
+		"the smoke test's command line is wrong": {situation("steps.start.outcome", "success", "steps.smoke.outcome", "failure", "job.status", "failure"), "immediate", []string{"verdict inconclusive"}},
+		"the image cannot be pulled":             {situation("steps.start.outcome", "skipped", "steps.smoke.outcome", "skipped", "job.status", "failure"), "immediate", []string{"verdict inconclusive"}},
+		"the container does not start":           {situation("steps.start.outcome", "failure", "steps.smoke.outcome", "skipped", "job.status", "failure"), "immediate", []string{"verdict inconclusive"}},
+		"canceled while the instance gets ready": {situation("steps.start.outcome", "success", "steps.smoke.outcome", "skipped", "job.status", canceled), "immediate", []string{"verdict inconclusive"}},
+		"canceled before it began":               {situation("lost", "yes"), "immediate", []string{"verdict inconclusive"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			if got := judged(t, c.found, c.promotion); !slices.Equal(got, c.want) {
+				t.Errorf("did %v, want %v", got, c.want)
+			}
+		})
+	}
+}
+
+func situation(pairs ...string) map[string]string {
+	names := map[string]string{}
+	for i := 0; i < len(pairs); i += 2 {
+		names[pairs[i]] = pairs[i+1]
+	}
+	return names
+}
+
+// What actionlint cannot know, either: that agnesctl has the commands and flags that
+// workflows call. surface.json has them all, and CI holds it to the programs.
+func TestEveryWorkflowCallsAgnesctlAsItIs(t *testing.T) {
+	t.Parallel()
+	raw, err := os.ReadFile("../../surface.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	type command struct {
+		Path     string
+		Runnable bool
+		Flags    []struct{ Name string }
+	}
+	var surface struct {
+		Commands map[string]struct{ Commands []command }
+	}
+	if err := json.Unmarshal(raw, &surface); err != nil {
+		t.Fatal(err)
+	}
+	commands := map[string]command{}
+	for _, c := range surface.Commands["agnesctl"].Commands {
+		commands[c.Path] = c
+	}
+	files, err := filepath.Glob("../../.github/workflows/*.yml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	calls := 0
+	for _, file := range files {
+		for job, j := range readYAML[workflow](t, file).Jobs {
+			for _, s := range j.Steps {
+				_, line, ok := strings.Cut(s.Run, "bin/agnesctl ")
+				if !ok {
+					continue
+				}
+				calls++
+				words := strings.Fields(line)
+				path := "agnesctl"
+				for _, w := range words {
+					if _, ok := commands[path+" "+w]; ok {
+						path += " " + w
+					}
+				}
+				if !commands[path].Runnable {
+					t.Errorf("%s, job %s: %s is no command", file, job, path)
+				}
+				for _, w := range words {
+					name, long := strings.CutPrefix(w, "--")
+					if long && !slices.ContainsFunc(commands[path].Flags, func(f struct{ Name string }) bool { return f.Name == name }) {
+						t.Errorf("%s, job %s: %s has no flag --%s", file, job, path, name)
+					}
+				}
+			}
+		}
+	}
+	if calls < 3 {
+		t.Errorf("only %d steps call agnesctl: is this looking at the right files?", calls)
+	}
+}
