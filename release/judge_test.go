@@ -71,7 +71,7 @@ func TestAnInconclusiveVerdictTellsPeopleAndRollsNothingBack(t *testing.T) {
 		"<!-- release-bot:inconclusive:" + b.Version.String() + " -->",
 		b.Commit,
 		"the canary's host did not answer",
-		"Nothing was rolled back. `:stable` is left where it is: it points at " + b.Version.String(),
+		"Nothing was rolled back. `:stable` is left where it is: it points at " + b.Version.String() + ", which hosts that follow it get untested.\n",
 		"agnesctl canary deploy --host ssh://USER@HOST --host-key 'ssh-ed25519 …' --image " + d.Repository() + " --tag " + release.VersionTag(release.Stable, b.Version) + " --digest " + b.Digest + "\n",
 		"release-bot verdict " + b.Version.String() + " pass --repo keboola/agnes\n",
 		"release-bot rollback --failed " + b.Version.String() + " --reason '…' --repo keboola/agnes\n",
