@@ -52,6 +52,7 @@ type journal struct {
 	Baseline  *api.Health   `json:"baseline,omitempty"`
 	Backup    string        `json:"backup,omitempty"`
 	Drained   bool          `json:"drained,omitempty"`
+	Ready     bool          `json:"ready,omitempty"`   // the new version was
 	Stopped   bool          `json:"stopped,omitempty"` // for a backup, before the switch
 	Older     string        `json:"older,omitempty"`   // backup to restore on the way to an older schema
 	Policy    SchemaPolicy  `json:"policy"`

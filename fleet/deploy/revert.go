@@ -118,7 +118,11 @@ func sentence(err error) string { return strings.TrimRight(err.Error(), ".") + "
 
 // halt stops the new version and finds out whether it has moved the schema.
 func (t *transaction) halt(ctx context.Context) (string, error) {
-	if err := t.stop(ctx); err != nil {
+	within := grace
+	if !t.j.Ready {
+		within = shortGrace
+	}
+	if err := t.stop(ctx, within); err != nil {
 		return "", err
 	}
 	if !t.j.WasUp || t.j.Policy != HaltOnSchema {

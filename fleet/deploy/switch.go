@@ -7,6 +7,7 @@ import (
 	"path"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -183,7 +184,7 @@ func (t *transaction) restoreOlder(ctx context.Context) error {
 	if t.j.Older == "" {
 		return nil
 	}
-	if err := t.stop(ctx); err != nil {
+	if err := t.stop(ctx, grace); err != nil {
 		return err
 	}
 	live, err := t.host.liveFiles(ctx)
@@ -236,9 +237,16 @@ func (t *transaction) blameHost(err error, message string) error {
 	return problem.Wrap(err, problem.Unavailable, message, fmt.Sprintf("Look at them on %s: cd %s && docker compose ps -a", t.opt.Shell, t.host.dir))
 }
 
+// How long a container has to end. One that never got ready has nothing to finish:
+// its state is what a crash leaves, which the next start or the backup mends.
+const (
+	grace      = 60 * time.Second // as in the release's compose file
+	shortGrace = 5 * time.Second
+)
+
 // stop ends the instance's containers the way compose does, which lets it
 // checkpoint.
-func (t *transaction) stop(ctx context.Context) error {
+func (t *transaction) stop(ctx context.Context, within time.Duration) error {
 	list, err := t.host.app(ctx, t.j.Project)
 	if err != nil {
 		return err
@@ -247,7 +255,7 @@ func (t *transaction) stop(ctx context.Context) error {
 		if c.State.Status == "exited" || c.State.Status == "created" {
 			continue
 		}
-		if _, err := t.host.docker(ctx, true, "stop", "-t", "60", c.ID); err != nil {
+		if _, err := t.host.docker(ctx, true, "stop", "-t", strconv.Itoa(seconds(within)), c.ID); err != nil {
 			return err
 		}
 	}
@@ -261,7 +269,7 @@ func (t *transaction) clear(ctx context.Context) error {
 	if err != nil || len(list) < 2 {
 		return err
 	}
-	if err := t.stop(ctx); err != nil {
+	if err := t.stop(ctx, grace); err != nil {
 		return err
 	}
 	for _, c := range list {

@@ -207,7 +207,7 @@ func (t *transaction) survey(ctx context.Context) (journal, error) {
 // project returns the name of the compose project, which names containers and
 // volumes: with another one, the data would seem gone.
 func (t *transaction) project(ctx context.Context, f files, env []byte) (string, error) {
-	if len(f.Names) == 0 {
+	if !slices.Contains(f.Names, baseFile) {
 		if name := envValue(env, "COMPOSE_PROJECT_NAME"); name != "" {
 			return name, nil
 		}
@@ -480,7 +480,7 @@ func (t *transaction) makeBackup(ctx context.Context) (*api.Backup, error) {
 	if err := t.enter(ctx, preparing, "backup"); err != nil {
 		return nil, err
 	}
-	if err := t.stop(ctx); err != nil {
+	if err := t.stop(ctx, grace); err != nil {
 		return nil, err
 	}
 	return oneOff[api.Backup](ctx, t, t.j.Live, backupTimeout, "backup", "create", "--reason", reason, "-o", "json")
