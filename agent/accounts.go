@@ -171,6 +171,9 @@ func (i *Instance) audit(ctx context.Context, e state.AuditEntry) {
 
 // SignOut revokes the token that the caller used.
 func (i *Instance) SignOut(ctx context.Context, caller Caller) error {
+	if err := caller.hasAccount("it cannot sign out; it ends with the instance's process"); err != nil {
+		return err
+	}
 	if caller.tokenID != "" {
 		return i.state.RevokeToken(ctx, caller.tokenID, caller.UserID, caller.by())
 	}
@@ -181,8 +184,11 @@ func (i *Instance) SignOut(ctx context.Context, caller Caller) error {
 func (i *Instance) Authenticate(ctx context.Context, token string) (Caller, error) {
 	version := i.state.Version()
 	authenticate := i.authenticateSession
-	if auth.IsAccessToken(token) {
+	switch {
+	case auth.IsAccessToken(token):
 		authenticate = i.authenticateAccessToken
+	case auth.IsOperatorToken(token):
+		authenticate = i.authenticateOperator
 	}
 	caller, err := authenticate(ctx, redact.Secret(token))
 	caller.version = version
@@ -263,6 +269,9 @@ const defaultTokenDays = 90
 // CreateAccessToken makes a personal access token with at most the caller's own
 // role. Its value is in the answer and nowhere else.
 func (i *Instance) CreateAccessToken(ctx context.Context, caller Caller, req api.CreateTokenRequest) (api.CreatedToken, error) {
+	if err := caller.hasAccount("no access token can be made for it"); err != nil {
+		return api.CreatedToken{}, err
+	}
 	role := caller.Role
 	if req.Role != "" {
 		if req.Role == api.RoleAdmin && !caller.Admin() {

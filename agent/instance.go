@@ -119,6 +119,7 @@ type Instance struct {
 	accountLimit *auth.Limiter
 	addressLimit *auth.Limiter
 	setupNeeded  atomic.Bool
+	operator     redact.Secret // the operator token; empty where it could not be written
 
 	config     atomic.Pointer[settings.Resolved]
 	configure  sync.Mutex // serializes changes of the stored configuration
@@ -211,6 +212,8 @@ func Open(ctx context.Context, opt Options) (_ *Instance, err error) {
 	if _, err := i.state.FailOrphans(ctx, "The instance stopped while this sync ran."); err != nil {
 		return nil, err
 	}
+
+	i.openOperator()
 
 	background, stop := context.WithCancel(context.WithoutCancel(ctx))
 	i.stop = stop
@@ -368,6 +371,7 @@ func (i *Instance) Close() error {
 		if i.state != nil {
 			errs = append(errs, i.state.Close())
 		}
+		errs = append(errs, i.closeOperator())
 		if i.lock != nil {
 			errs = append(errs, i.lock.Close())
 		}

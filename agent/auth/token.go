@@ -99,6 +99,16 @@ func NewAccessToken() redact.Secret { return redact.Secret(AccessTokenPrefix + r
 // IsAccessToken reports whether a bearer token is a personal access token.
 func IsAccessToken(token string) bool { return strings.HasPrefix(token, AccessTokenPrefix) }
 
+// operatorTokenPrefix begins every operator token.
+const operatorTokenPrefix = "agnes_operator_"
+
+// NewOperatorToken returns a token of 26 random base32 characters (130 bits) for
+// whoever may enter the instance's machine.
+func NewOperatorToken() redact.Secret { return redact.Secret(operatorTokenPrefix + rand.Text()) }
+
+// IsOperatorToken reports whether a bearer token is an operator token.
+func IsOperatorToken(token string) bool { return strings.HasPrefix(token, operatorTokenPrefix) }
+
 // HashToken returns what is stored of a random token. A plain digest is enough
 // where the input has 128 bits of entropy.
 func HashToken(token redact.Secret) string {

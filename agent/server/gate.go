@@ -12,7 +12,8 @@ import (
 )
 
 // setupGate keeps a fresh instance in setup mode: until an admin exists, only
-// what is needed to create one answers.
+// what is needed to create one answers. The operator, who may restart, replace
+// and back up any instance, is let through to what that takes.
 func (s *Server) setupGate(next echo.HandlerFunc) echo.HandlerFunc {
 	return func(c echo.Context) error {
 		if !s.opt.Instance.SetupRequired() {
@@ -21,6 +22,10 @@ func (s *Server) setupGate(next echo.HandlerFunc) echo.HandlerFunc {
 		switch c.Request().URL.Path {
 		case "/setup", "/auth/bootstrap", "/api/health", "/livez", "/readyz", "/api/version":
 			return next(c)
+		case "/api/health/details", "/api/admin/backup", "/api/admin/backups":
+			if callerOf(c.Request().Context()).Operator() {
+				return next(c)
+			}
 		}
 		if c.Request().Method == http.MethodGet && strings.Contains(c.Request().Header.Get("Accept"), "text/html") {
 			return c.Redirect(http.StatusSeeOther, "/setup")

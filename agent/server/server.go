@@ -58,8 +58,8 @@ func New(opt Options) *Server {
 		s.observe,
 		middleware.RecoverWithConfig(middleware.RecoverConfig{LogErrorFunc: s.logPanic}),
 		s.headers,
-		s.setupGate,
 		s.authenticate,
+		s.setupGate,
 	)
 	s.api = humaecho.New(s.echo, describe(opt.Instance.Version().Version))
 	s.routes()
@@ -126,7 +126,7 @@ func describe(version string) huma.Config {
 	config.CreateHooks = nil // no $schema links in bodies
 	config.Formats = formats()
 	config.Components.SecuritySchemes = map[string]*huma.SecurityScheme{
-		"token": {Type: "http", Scheme: "bearer", Description: "A session token of POST /auth/token or a personal access token of POST /auth/tokens."},
+		"token": {Type: "http", Scheme: "bearer", Description: "A session token of POST /auth/token, a personal access token of POST /auth/tokens, or, on the instance's own machine, the operator token in DATA_DIR/state/.operator_token."},
 	}
 	return config
 }

@@ -121,7 +121,7 @@ func createBackup(ctx context.Context, env cli.Env, in settings.Inputs, req api.
 
 // askForBackup asks the running instance, which alone may open its database.
 func askForBackup(ctx context.Context, layout agent.Layout, addr string, req api.BackupRequest, copied bool) (*api.Backup, error) {
-	path := filepath.Join(layout.State(), ".operator_token")
+	path := layout.OperatorToken()
 	token, err := os.ReadFile(path)
 	if err != nil {
 		return nil, problem.Wrap(err, problem.Refused,
