@@ -72,10 +72,13 @@ func (i *Instance) Bootstrap(ctx context.Context, proof SetupProof, remote strin
 	if err != nil {
 		return api.TokenResponse{}, err
 	}
-	user, err := i.state.BootstrapAdmin(ctx, state.User{
-		Email: email, Name: req.Name, PasswordHash: hash, Grants: []string{api.AllTables},
-	}, state.By{Actor: email, Remote: remote})
-	if err != nil {
+	var user state.User
+	if err := i.drain.do(func() error {
+		user, err = i.state.BootstrapAdmin(ctx, state.User{
+			Email: email, Name: req.Name, PasswordHash: hash, Grants: []string{api.AllTables},
+		}, state.By{Actor: email, Remote: remote})
+		return err
+	}); err != nil {
 		return api.TokenResponse{}, err
 	}
 	i.setupNeeded.Store(false)
@@ -285,11 +288,14 @@ func (i *Instance) CreateAccessToken(ctx context.Context, caller Caller, req api
 		days = defaultTokenDays
 	}
 	token := auth.NewAccessToken()
-	record, err := i.state.CreateToken(ctx, state.Token{
-		UserID: caller.UserID, Name: req.Name, Role: role, Hash: auth.HashToken(token),
-		Prefix: token.Reveal()[:len(auth.AccessTokenPrefix)+4], ExpiresAt: time.Now().UTC().AddDate(0, 0, days),
-	}, caller.by())
-	if err != nil {
+	var record state.Token
+	if err := i.drain.do(func() (err error) {
+		record, err = i.state.CreateToken(ctx, state.Token{
+			UserID: caller.UserID, Name: req.Name, Role: role, Hash: auth.HashToken(token),
+			Prefix: token.Reveal()[:len(auth.AccessTokenPrefix)+4], ExpiresAt: time.Now().UTC().AddDate(0, 0, days),
+		}, caller.by())
+		return err
+	}); err != nil {
 		return api.CreatedToken{}, err
 	}
 	return api.CreatedToken{AccessToken: accessToken(record), Token: token.Reveal()}, nil
@@ -301,7 +307,7 @@ func (i *Instance) RevokeAccessToken(ctx context.Context, caller Caller, id stri
 	if caller.Admin() {
 		owner = ""
 	}
-	return i.state.RevokeToken(ctx, id, owner, caller.by())
+	return i.drain.do(func() error { return i.state.RevokeToken(ctx, id, owner, caller.by()) })
 }
 
 func accessToken(t state.Token) api.AccessToken {
@@ -352,7 +358,10 @@ func (i *Instance) CreateUser(ctx context.Context, caller Caller, req api.Create
 	if err := i.checkGrants(ctx, req.Grants); err != nil {
 		return api.User{}, err
 	}
-	user, err = i.state.CreateUser(ctx, user, caller.by())
+	err = i.drain.do(func() error {
+		user, err = i.state.CreateUser(ctx, user, caller.by())
+		return err
+	})
 	return apiUser(user), err
 }
 
@@ -385,13 +394,17 @@ func (i *Instance) UpdateUser(ctx context.Context, caller Caller, id string, req
 		}
 		patch.PasswordHash = &hash
 	}
-	user, err := i.state.UpdateUser(ctx, id, patch, caller.by())
+	var user state.User
+	err := i.drain.do(func() (err error) {
+		user, err = i.state.UpdateUser(ctx, id, patch, caller.by())
+		return err
+	})
 	return apiUser(user), err
 }
 
 // DeleteUser removes an account with its tokens.
 func (i *Instance) DeleteUser(ctx context.Context, caller Caller, id string) error {
-	return i.state.DeleteUser(ctx, id, caller.by())
+	return i.drain.do(func() error { return i.state.DeleteUser(ctx, id, caller.by()) })
 }
 
 func (i *Instance) checkGrants(ctx context.Context, grants []string) error {

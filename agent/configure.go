@@ -87,10 +87,15 @@ func (i *Instance) Configure(ctx context.Context, caller Caller, req api.Configu
 		if err != nil {
 			return api.ConfigureResponse{}, err
 		}
-		if err := state.WriteFileAtomic(i.layout.Config(), data, 0o600); err != nil {
-			return api.ConfigureResponse{}, notStored(i.layout.Config(), err)
+		if err := i.drain.do(func() error {
+			if err := state.WriteFileAtomic(i.layout.Config(), data, 0o600); err != nil {
+				return notStored(i.layout.Config(), err)
+			}
+			i.config.Store(next)
+			return nil
+		}); err != nil {
+			return api.ConfigureResponse{}, err
 		}
-		i.config.Store(next)
 		i.audit(ctx, state.AuditEntry{
 			Actor: caller.Email, ActorID: caller.UserID, Remote: caller.Remote, Action: "instance.configure", Target: req.DataSource,
 			Detail: map[string]any{"keys": slices.Sorted(maps.Keys(changes))},

@@ -114,7 +114,7 @@ func (i *Instance) Health(ctx context.Context) api.Health {
 	v := i.Version()
 	h := api.Health{
 		Status: api.Healthy, Version: v.Version, Channel: v.Channel, Commit: v.Commit,
-		SchemaVersion: i.state.SchemaVersion(), Timestamp: time.Now().UTC(), SetupRequired: i.SetupRequired(),
+		SchemaVersion: i.state.SchemaVersion(), Timestamp: time.Now().UTC(), SetupRequired: i.SetupRequired(), Phase: i.phase(),
 		Warnings: []string{},
 		Services: map[string]api.ServiceHealth{
 			"state": i.stateHealth(), "disk": i.diskHealth(), "tables": i.tablesHealth(), "sync": i.syncHealth(ctx), "source": i.sourceHealth(),

@@ -126,6 +126,7 @@ type Instance struct {
 	publishing sync.Mutex // bindings are read and published as one step
 
 	jobs    jobs
+	drain   drain
 	backups backups
 	mirror  *offsite.Mirror // of the backups; nil where no target is set
 	target  offsite.Target

@@ -66,7 +66,10 @@ func (i *Instance) discover(ctx context.Context, source connectors.Source, by st
 	}
 	out.Registered = len(added)
 	if !dryRun && len(added) > 0 {
-		if added, err = i.state.RegisterTables(ctx, added, by); err != nil {
+		if err := i.drain.do(func() error {
+			added, err = i.state.RegisterTables(ctx, added, by)
+			return err
+		}); err != nil {
 			return out, err
 		}
 	}
@@ -118,10 +121,13 @@ func (i *Instance) RegisterTable(ctx context.Context, caller Caller, req api.Reg
 			return api.RegisteredTable{}, problem.Wrap(err, problem.Unprocessable, problem.As(err).Message, problem.As(err).Hint)
 		}
 	}
-	t, err := i.state.RegisterTable(ctx, state.Table{
-		ID: id, Source: req.Source, SourceTable: req.SourceTable, Description: req.Description, QueryMode: req.QueryMode, Enabled: true,
-	}, caller.by())
-	if err != nil {
+	var t state.Table
+	if err := i.drain.do(func() (err error) {
+		t, err = i.state.RegisterTable(ctx, state.Table{
+			ID: id, Source: req.Source, SourceTable: req.SourceTable, Description: req.Description, QueryMode: req.QueryMode, Enabled: true,
+		}, caller.by())
+		return err
+	}); err != nil {
 		return api.RegisteredTable{}, err
 	}
 	i.republish(ctx)
@@ -130,8 +136,11 @@ func (i *Instance) RegisterTable(ctx context.Context, caller Caller, req api.Reg
 
 // UpdateTable changes what the request names.
 func (i *Instance) UpdateTable(ctx context.Context, caller Caller, id string, req api.UpdateTableRequest) (api.RegisteredTable, error) {
-	t, err := i.state.UpdateTable(ctx, id, state.TablePatch{Description: req.Description, Enabled: req.Enabled}, caller.by())
-	if err != nil {
+	var t state.Table
+	if err := i.drain.do(func() (err error) {
+		t, err = i.state.UpdateTable(ctx, id, state.TablePatch{Description: req.Description, Enabled: req.Enabled}, caller.by())
+		return err
+	}); err != nil {
 		return api.RegisteredTable{}, err
 	}
 	i.republish(ctx)
@@ -140,7 +149,7 @@ func (i *Instance) UpdateTable(ctx context.Context, caller Caller, id string, re
 
 // UnregisterTable takes a table away from everybody. Its extract stays.
 func (i *Instance) UnregisterTable(ctx context.Context, caller Caller, id string) error {
-	if err := i.state.DeleteTable(ctx, id, caller.by()); err != nil {
+	if err := i.drain.do(func() error { return i.state.DeleteTable(ctx, id, caller.by()) }); err != nil {
 		return err
 	}
 	i.republish(ctx)

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -61,7 +62,8 @@ func (i *Instance) WatchJob(id string) (changed <-chan struct{}, stop func()) {
 const extracted = 0.9
 
 // TriggerSync starts a sync of all or some tables of the configured source.
-// While one runs, a second is refused with problem.Conflict.
+// While one runs, a second is refused with problem.Conflict; so is every one
+// while the instance drains.
 func (i *Instance) TriggerSync(ctx context.Context, caller Caller, req api.SyncRequest) (api.SyncTriggered, error) {
 	job, err := i.startSync(ctx, caller.by(), req)
 	if err != nil {
@@ -78,7 +80,8 @@ func (i *Instance) TriggerSync(ctx context.Context, caller Caller, req api.SyncR
 }
 
 // SyncOnStart starts the first sync of an instance whose source the environment
-// gives, so that its tables are there without any call.
+// gives, so that its tables are there without any call. It waits for the end of
+// a drain.
 func (i *Instance) SyncOnStart(ctx context.Context) error {
 	if _, fixed := i.Settings().Value(settings.DataSource).Fixed(); !fixed {
 		return nil
@@ -87,11 +90,31 @@ func (i *Instance) SyncOnStart(ctx context.Context) error {
 		generation.Release()
 		return nil
 	}
-	_, err := i.startSync(ctx, state.By{Actor: "first start"}, api.SyncRequest{})
-	return err
+	first := state.By{Actor: "first start"}
+	_, err := i.startSync(ctx, first, api.SyncRequest{})
+	if !isDraining(err) {
+		return err
+	}
+	i.running.Go(func() {
+		for isDraining(err) && i.drain.wait(i.jobs.ctx) == nil {
+			_, err = i.startSync(i.jobs.ctx, first, api.SyncRequest{})
+		}
+		if err != nil && !isDraining(err) {
+			i.log.Warn("The first sync could not start.", "error", err, "hint", problem.As(err).Hint)
+		}
+	})
+	return nil
+}
+
+func isDraining(err error) bool {
+	p, ok := errors.AsType[*problem.Error](err)
+	return ok && p.Code == "draining"
 }
 
 func (i *Instance) startSync(ctx context.Context, by state.By, req api.SyncRequest) (state.Job, error) {
+	if err := i.drain.do(func() error { return nil }); err != nil {
+		return state.Job{}, err
+	}
 	source, err := i.openSource(i.Settings())
 	if err != nil {
 		return state.Job{}, err
@@ -115,15 +138,18 @@ func (i *Instance) startSync(ctx context.Context, by state.By, req api.SyncReque
 	if err := i.saveEnded(ctx); err != nil {
 		return state.Job{}, err
 	}
-	if job, err = i.state.CreateJob(ctx, job, by); err != nil {
-		return state.Job{}, err
-	}
-	i.jobs.mu.Lock()
-	live := job
-	i.jobs.live = &live
-	i.jobs.mu.Unlock()
-	i.running.Go(func() { i.runSync(i.jobs.ctx, source, tables) })
-	return job, nil
+	err = i.drain.do(func() error {
+		if job, err = i.state.CreateJob(ctx, job, by); err != nil {
+			return err
+		}
+		live := job
+		i.jobs.mu.Lock()
+		i.jobs.live = &live
+		i.jobs.mu.Unlock()
+		i.running.Go(func() { i.runSync(i.jobs.ctx, source, tables) })
+		return nil
+	})
+	return job, err
 }
 
 // saveEnded stores the end of a job whose record could not be written when it

@@ -22,7 +22,7 @@ func (s *Server) setupGate(next echo.HandlerFunc) echo.HandlerFunc {
 		switch c.Request().URL.Path {
 		case "/setup", "/auth/bootstrap", "/api/health", "/livez", "/readyz", "/api/version":
 			return next(c)
-		case "/api/health/details", "/api/admin/backup", "/api/admin/backups":
+		case "/api/health/details", "/api/admin/backup", "/api/admin/backups", "/api/admin/drain":
 			if callerOf(c.Request().Context()).Operator() {
 				return next(c)
 			}

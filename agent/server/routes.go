@@ -87,7 +87,7 @@ func (s *Server) accountRoutes() {
 		SetupToken string `header:"X-Setup-Token" doc:"The one-time token from the log or DATA_DIR/state/.setup_token; not needed from this machine."`
 		Body       api.BootstrapRequest
 	}
-	bootstrap := op(http.MethodPost, "bootstrap", "/auth/bootstrap", "Create the first admin, once", http.StatusOK, http.StatusForbidden, http.StatusTooManyRequests)
+	bootstrap := op(http.MethodPost, "bootstrap", "/auth/bootstrap", "Create the first admin, once", http.StatusOK, http.StatusForbidden, http.StatusConflict, http.StatusTooManyRequests)
 	bootstrap.Middlewares = huma.Middlewares{markTrusted(s)}
 	register(s, public, bootstrap,
 		func(ctx context.Context, caller agent.Caller, i *bootstrapInput) (*body[api.TokenResponse], error) {
@@ -106,11 +106,11 @@ func (s *Server) accountRoutes() {
 		func(ctx context.Context, caller agent.Caller, _ *none) (*body[api.AccessTokens], error) {
 			return answer(in.AccessTokens(ctx, caller))
 		})
-	register(s, user, op(http.MethodPost, "create-token", "/auth/tokens", "Create a personal access token; it is shown once", http.StatusCreated),
+	register(s, user, op(http.MethodPost, "create-token", "/auth/tokens", "Create a personal access token; it is shown once", http.StatusCreated, http.StatusConflict),
 		func(ctx context.Context, caller agent.Caller, i *body[api.CreateTokenRequest]) (*body[api.CreatedToken], error) {
 			return answer(in.CreateAccessToken(ctx, caller, i.Body))
 		})
-	register(s, user, op(http.MethodDelete, "revoke-token", "/auth/tokens/{id}", "Revoke a personal access token", http.StatusNoContent, http.StatusNotFound),
+	register(s, user, op(http.MethodDelete, "revoke-token", "/auth/tokens/{id}", "Revoke a personal access token", http.StatusNoContent, http.StatusNotFound, http.StatusConflict),
 		func(ctx context.Context, caller agent.Caller, i *byID) (*none, error) {
 			return &none{}, in.RevokeAccessToken(ctx, caller, i.ID)
 		})
@@ -176,13 +176,17 @@ func (s *Server) adminRoutes() {
 		ID   string `path:"id" maxLength:"64"`
 		Body api.UpdateTableRequest
 	}
-	register(s, admin, op(http.MethodPut, "update-table", "/api/admin/registry/{id}", "Change a registered table", http.StatusOK, http.StatusNotFound),
+	register(s, admin, op(http.MethodPut, "update-table", "/api/admin/registry/{id}", "Change a registered table", http.StatusOK, http.StatusNotFound, http.StatusConflict),
 		func(ctx context.Context, caller agent.Caller, i *updateTable) (*body[api.RegisteredTable], error) {
 			return answer(in.UpdateTable(ctx, caller, i.ID, i.Body))
 		})
-	register(s, admin, op(http.MethodDelete, "unregister-table", "/api/admin/registry/{id}", "Take a table out of the registry and the published tables", http.StatusNoContent, http.StatusNotFound),
+	register(s, admin, op(http.MethodDelete, "unregister-table", "/api/admin/registry/{id}", "Take a table out of the registry and the published tables", http.StatusNoContent, http.StatusNotFound, http.StatusConflict),
 		func(ctx context.Context, caller agent.Caller, i *byID) (*none, error) {
 			return &none{}, in.UnregisterTable(ctx, caller, i.ID)
+		})
+	register(s, admin, op(http.MethodPost, "drain", "/api/admin/drain", "Hold syncs and changes back before an upgrade, or stop doing so", http.StatusOK),
+		func(ctx context.Context, caller agent.Caller, i *body[api.DrainRequest]) (*body[api.Drain], error) {
+			return answer(in.Drain(ctx, caller, i.Body))
 		})
 	register(s, admin, op(http.MethodPost, "backup", "/api/admin/backup", "Make a backup; the answer comes when it is verified", http.StatusOK, http.StatusConflict, http.StatusInsufficientStorage),
 		func(ctx context.Context, caller agent.Caller, i *body[api.BackupRequest]) (*body[api.Backup], error) {
