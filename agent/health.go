@@ -122,6 +122,11 @@ func (i *Instance) Health(ctx context.Context) api.Health {
 		},
 	}
 	h.Warnings = append(h.Warnings, i.state.Warnings()...)
+	if h.Update = i.update(); h.Update.Deprecated {
+		// No service is the worse for it, so the status stays: what watches over an
+		// instance during an upgrade must not mistake the old version for a sick one.
+		h.Warnings = append(h.Warnings, fmt.Sprintf("Running deprecated version %s. Update to stable.", h.Version))
+	}
 	for _, name := range slices.Sorted(maps.Keys(h.Services)) {
 		s := h.Services[name]
 		if s.Status != api.Healthy && h.Status != api.Unhealthy {
@@ -262,7 +267,7 @@ func (i *Instance) HealthDetails(ctx context.Context, caller Caller) (api.Health
 		Health: i.Health(ctx), Tables: len(v.tables), StaleTables: []api.StaleTable{}, Sources: []api.SourceHealth{},
 		Disk: disk, WALBytes: i.state.WALBytes(), Generation: v.number(), Isolation: i.query.Isolation(),
 		Limits:      map[string]api.Limits{},
-		ImageDigest: i.Settings().Get(settings.ImageDigest), ConfigHash: i.Settings().Hash(),
+		ImageDigest: i.Settings().Get(settings.ImageDigest), ConfigHash: i.Settings().Hash(), BundleVersion: i.Settings().Get(settings.BundleVersion),
 	}
 	out.Services["remote"] = i.remoteHealthOf(v)
 	for _, role := range []string{api.RoleAdmin, api.RoleAnalyst} {
@@ -341,6 +346,12 @@ func (i *Instance) Gauges() []Gauge {
 				return -1
 			}
 			return float64(d.FreeBytes)
+		}},
+		{"deprecated", "1 while the running version is known to be deprecated.", func() float64 {
+			if i.update().Deprecated {
+				return 1
+			}
+			return 0
 		}},
 		{"queries_running", "Queries that run now.", func() float64 { return float64(i.query.Running()) }},
 	}

@@ -11,6 +11,7 @@
 //	analytics/  extracts -> a published generation of views
 //	backup/     backups of all of this, and the way back
 //	offsite/    encrypted copies of backups, away from this host
+//	update/     whether the running version is deprecated
 //	query/      one untrusted statement against a pinned generation
 //	server/     HTTP
 //	api/        the wire types and the typed client
@@ -45,6 +46,7 @@ import (
 	"github.com/keboola/agnes-the-ai-analyst/agent/query"
 	"github.com/keboola/agnes-the-ai-analyst/agent/settings"
 	"github.com/keboola/agnes-the-ai-analyst/agent/state"
+	"github.com/keboola/agnes-the-ai-analyst/agent/update"
 	"github.com/keboola/agnes-the-ai-analyst/connectors"
 	"github.com/keboola/agnes-the-ai-analyst/internal/buildinfo"
 	"github.com/keboola/agnes-the-ai-analyst/internal/problem"
@@ -71,6 +73,9 @@ func (l Layout) Analytics() string { return filepath.Join(l.Root, "analytics") }
 
 // Backups is where backups are.
 func (l Layout) Backups() string { return filepath.Join(l.Root, "backups") }
+
+// updates is what was found out about newer versions.
+func (l Layout) updates() string { return filepath.Join(l.State(), "update.json") }
 
 // restoring is where a restore that is under way has its files.
 func (l Layout) restoring() string { return filepath.Join(l.Root, ".restore") }
@@ -130,6 +135,7 @@ type Instance struct {
 	backups backups
 	mirror  *offsite.Mirror // of the backups; nil where no target is set
 	target  offsite.Target
+	updates *update.Checker // nil where nobody asks
 	health  healthState
 
 	stop    context.CancelFunc // ends background work
@@ -346,6 +352,33 @@ func (i *Instance) removeSetupToken() error {
 
 // Warm prepares for queries; only a server does.
 func (i *Instance) Warm() { i.query.Warm() }
+
+// WatchUpdates asks from now on whether the running version is deprecated,
+// unless that is switched off or a build of no release runs. Only a server does,
+// before it serves.
+func (i *Instance) WatchUpdates() (err error) {
+	config := i.Settings()
+	if config.Get(settings.UpdateCheck) == "off" || !update.Watchable(i.opt.Build.Version) {
+		return nil
+	}
+	i.updates, err = update.New(update.Options{
+		Image: config.Get(settings.Image), Version: i.opt.Build.Version, Channel: i.opt.Build.Channel, File: i.layout.updates(), Log: i.log,
+	})
+	if err != nil {
+		return err
+	}
+	i.running.Go(func() { i.updates.Run(i.jobs.ctx) })
+	return nil
+}
+
+// update returns what is known of the running version.
+func (i *Instance) update() api.Update {
+	if i.updates == nil {
+		return api.Update{}
+	}
+	s := i.updates.Status()
+	return api.Update{Deprecated: s.Deprecated, Latest: s.Latest}
+}
 
 // Layout returns where the instance keeps its files.
 func (i *Instance) Layout() Layout { return i.layout }

@@ -68,8 +68,8 @@ type Health struct {
 
 // Update says whether the running version is deprecated and what is newest.
 type Update struct {
-	Deprecated bool   `json:"deprecated"`
-	Latest     string `json:"latest,omitempty"`
+	Deprecated bool   `json:"deprecated" doc:"Whether the registry marks the running version as deprecated; warnings says so too."`
+	Latest     string `json:"latest,omitempty" doc:"A newer version of the channel that is not deprecated, where one is known."`
 }
 
 // ServiceHealth is the state of one part, with the way to mend it.
@@ -90,9 +90,9 @@ type HealthDetails struct {
 	Generation    int64             `json:"generation" doc:"Number of the published generation; 0 before the first."`
 	Isolation     string            `json:"isolation" doc:"What keeps a query away from the rest of the instance."`
 	Limits        map[string]Limits `json:"limits" doc:"Query limits by role."`
-	ImageDigest   string            `json:"image_digest,omitempty"`
-	ConfigHash    string            `json:"config_hash"`
-	BundleVersion string            `json:"bundle_version,omitempty"`
+	ImageDigest   string            `json:"image_digest,omitempty" doc:"AGNES_IMAGE_DIGEST, as the deploy recorded it."`
+	ConfigHash    string            `json:"config_hash" doc:"Of all settings but secrets and what a deploy records; equal hashes are equal settings."`
+	BundleVersion string            `json:"bundle_version,omitempty" doc:"AGNES_BUNDLE_VERSION, as the deploy recorded it."`
 }
 
 // StaleTable is a table that serves older data than its source should have.

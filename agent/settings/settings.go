@@ -40,7 +40,10 @@ const (
 	AllowedDomain = "allowed_domain"
 	LogLevel      = "log_level"
 	LogFormat     = "log_format"
+	Image         = "image"
 	ImageDigest   = "image_digest"
+	BundleVersion = "bundle_version"
+	UpdateCheck   = "update_check"
 	ExtensionDir  = "extension_dir"
 
 	BackupSchedule = "backup_schedule"
@@ -68,6 +71,7 @@ type Setting struct {
 	OneOf    []string // allowed values; any text when empty
 	Secret   bool     // never shown
 	Stored   bool     // may stand in instance.yaml
+	Recorded bool     // a fact that the deploy writes down, and no choice: not part of Hash
 	Required bool     // a new required setting is a breaking change
 	Help     string   // one sentence
 }
@@ -89,7 +93,10 @@ func All() []Setting {
 		{Key: AllowedDomain, Env: "AGNES_ALLOWED_DOMAIN", Stored: true, Help: "E-mail domain that new users must have."},
 		{Key: LogLevel, Env: "AGNES_LOG_LEVEL", Flag: "log-level", Default: "info", OneOf: []string{"debug", "info", "warn", "error"}, Help: "Least severity that is logged."},
 		{Key: LogFormat, Env: "AGNES_LOG_FORMAT", Flag: "log-format", Default: "text", OneOf: []string{"text", "json"}, Help: "Form of the log on standard error."},
-		{Key: ImageDigest, Env: "AGNES_IMAGE_DIGEST", Help: "Digest of the running image, recorded by the deploy."},
+		{Key: Image, Env: "AGNES_IMAGE", Default: "ghcr.io/keboola/agnes-the-ai-analyst", Help: "Image repository that this instance is deployed from; it is asked whether the running version is deprecated."},
+		{Key: ImageDigest, Env: "AGNES_IMAGE_DIGEST", Recorded: true, Help: "Digest of the running image, recorded by the deploy."},
+		{Key: BundleVersion, Env: "AGNES_BUNDLE_VERSION", Recorded: true, Help: "Version of the compose files and scripts on the host, recorded by the deploy."},
+		{Key: UpdateCheck, Env: "AGNES_UPDATE_CHECK", Default: "on", OneOf: []string{"on", "off"}, Help: "off never asks the registry whether the running version is deprecated."},
 		{Key: BackupSchedule, Env: "AGNES_BACKUP_SCHEDULE", Default: "daily 03:00", Help: "When backups are made by themselves: daily HH:MM (UTC, some minutes later on each instance), hourly or off."},
 		{Key: BackupKeep, Env: "AGNES_BACKUP_KEEP", Default: "7", Help: "How many days of scheduled backups are kept, the newest of each day; as many of those that were asked for are kept apart."},
 		{Key: BackupExtracts, Env: "AGNES_BACKUP_EXTRACTS", Default: "false", OneOf: []string{"true", "false"}, Help: "Whether scheduled backups hold the tables' data too."},
@@ -231,11 +238,12 @@ func (r *Resolved) Values() []Value {
 	return vs
 }
 
-// Hash identifies the configuration without its secrets, for drift detection.
+// Hash identifies the configuration without its secrets, for drift detection. It
+// is the same after a restart, and after a deploy that changes no setting.
 func (r *Resolved) Hash() string {
 	h := sha256.New()
 	for _, v := range r.Values() {
-		if !v.Secret {
+		if !v.Secret && !v.Recorded {
 			fmt.Fprintf(h, "%s=%q\n", v.Key, v.Text)
 		}
 	}

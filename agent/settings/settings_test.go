@@ -94,6 +94,32 @@ func TestSecretsAreNotShown(t *testing.T) {
 	}
 }
 
+func TestTheHashIsOfWhatIsChosen(t *testing.T) {
+	t.Parallel()
+	hash := func(vars map[string]string) string {
+		r, err := settings.Resolve(settings.Inputs{Getenv: env(vars)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r.Hash()
+	}
+	plain := hash(nil)
+	for name, vars := range map[string]map[string]string{
+		"again":                    nil,
+		"after a deploy":           {"AGNES_IMAGE_DIGEST": "sha256:abc", "AGNES_BUNDLE_VERSION": "2026.04.3"},
+		"with a default spelt out": {"AGNES_UPDATE_CHECK": "on"},
+	} {
+		if hash(vars) != plain {
+			t.Errorf("%s the hash is another", name)
+		}
+	}
+	for _, vars := range []map[string]string{{"AGNES_UPDATE_CHECK": "off"}, {"AGNES_IMAGE": "registry.example/agnes"}, {"AGNES_INSTANCE_NAME": "Other"}} {
+		if hash(vars) == plain {
+			t.Errorf("%v does not change the hash", vars)
+		}
+	}
+}
+
 func TestStoredConfigurationSurvivesARoundTrip(t *testing.T) {
 	t.Parallel()
 	want := map[string]string{"data_source": "csv", "csv_dir": "/a b/č: #x", "instance_name": "yes", "allowed_domain": "123"}

@@ -68,6 +68,9 @@ func serve(ctx context.Context, env cli.Env, in settings.Inputs) (err error) {
 	}
 	defer closeInto(&err, instance)
 
+	if err := instance.WatchUpdates(); err != nil {
+		return err
+	}
 	instance.Warm()
 	srv := server.New(server.Options{
 		Instance:  instance,
