@@ -21,7 +21,11 @@ mkdir -p "$dir"
 
 # What Debian's own slim images leave out, and what only apt needs.
 without=(--exclude='./dev/*' --exclude='./var/cache/apt/*.bin' --exclude='./var/cache/apt/archives/*' --exclude='./var/lib/apt/lists/*'
-	--exclude='./usr/share/doc/*' --exclude='./usr/share/man/*' --exclude='./usr/share/locale/*' --exclude='./usr/share/info/*' --exclude='./var/log/*.log' --exclude='./var/log/apt/*')
+	--exclude='./usr/share/doc/*' --exclude='./usr/share/man/*' --exclude='./usr/share/locale/*' --exclude='./usr/share/info/*' --exclude='./var/log/*.log' --exclude='./var/log/apt/*'
+	--exclude='./usr/bin/*lto-dump*' --exclude='./usr/lib/gcc/*/*/lto1')
+
+# What a build of a module does not read.
+untested=(--exclude='*_test.go' --exclude=testdata --exclude=fuzz --exclude=corpus --exclude='*.pdf' --exclude='*.png')
 
 bootstrap() { # bootstrap INCLUDE TAR
 	"${as[@]}" debootstrap --variant=minbase ${1:+--include="$1"} bookworm "$tmp/root" http://deb.debian.org/debian >"$tmp/log" 2>&1 ||
@@ -76,9 +80,10 @@ modules() { # modules TO
 	from=$(go env GOMODCACHE)
 	go list -deps -tags duckdb_arrow -f '{{with .Module}}{{if not .Main}}{{.Dir}}{{end}}{{end}}' ./cmd/... | sort -u | sed "s,^$from/,," >"$tmp/modules"
 	mkdir -p "$to"
-	tar -C "$from" -cf - -T "$tmp/modules" | tar -C "$to" -xf -
+	tar -C "$from" "${untested[@]}" -cf - -T "$tmp/modules" | tar -C "$to" -xf -
 	# Of every module in the graph, its go.mod; of those that are linked, the sum that stands for the archive.
-	(cd "$from" && find cache/download -name '*.mod' -o -name '*.ziphash' -o -name '*.info' -o -name list) >"$tmp/downloads"
+	go list -m -f '{{if not .Main}}{{.GoMod}}{{end}}' all | sed "s,^$from/,,; s,\.mod$,," | sort -u |
+		while read -r path; do (cd "$from" && ls "$path".{mod,info,ziphash} 2>/dev/null || true); done >"$tmp/downloads"
 	tar -C "$from" -cf - -T "$tmp/downloads" | tar -C "$to" -xf -
 }
 
@@ -92,7 +97,7 @@ go)
 	[[ -s $dir/build.tar ]] || { bootstrap g++,make,ca-certificates "$dir/build.tar" && mv "$dir/build.tar.part" "$dir/build.tar"; }
 	mkdir -p "$tmp/add/usr/local/go" "$tmp/add/go/pkg/mod" "$tmp/add/root/.cache/go-build"
 	goroot=$(go env GOROOT)
-	tar -C "$goroot" --exclude=./test --exclude=./api --exclude=./doc --exclude='*_test.go' --exclude=testdata -cf - . | tar -C "$tmp/add/usr/local/go" -xf -
+	tar -C "$goroot" --exclude=./test --exclude=./api --exclude=./doc --exclude=./src/cmd --exclude=./pkg/tool/*/cover "${untested[@]}" -cf - . | tar -C "$tmp/add/usr/local/go" -xf -
 	modules "$tmp/add/go/pkg/mod"
 	build_cache "$tmp/add/root/.cache/go-build"
 	cp "$dir/build.tar" "$out.part"
