@@ -13,7 +13,9 @@ COMMIT  ?= $(shell git rev-parse HEAD 2>/dev/null)
 # The DuckDB driver has its conversion to Arrow behind a tag.
 TAGS    := duckdb_arrow
 INFO    := github.com/keboola/agnes-the-ai-analyst/internal/buildinfo
-LDFLAGS := -X $(INFO).version=$(VERSION) -X $(INFO).channel=$(CHANNEL) -X $(INFO).commit=$(COMMIT)
+# The image is built with STRIP='-s -w': no symbols for debuggers, a third smaller.
+STRIP   ?=
+LDFLAGS := $(STRIP) -X $(INFO).version=$(VERSION) -X $(INFO).channel=$(CHANNEL) -X $(INFO).commit=$(COMMIT)
 BUILD   := go build -tags $(TAGS) -trimpath -ldflags '$(LDFLAGS)'
 
 # Of `make run`.

@@ -25,7 +25,7 @@ without=(--exclude='./dev/*' --exclude='./var/cache/apt/*.bin' --exclude='./var/
 	--exclude='./usr/bin/*lto-dump*' --exclude='./usr/lib/gcc/*/*/lto1')
 
 # What a build of a module does not read.
-untested=(--exclude='*_test.go' --exclude=testdata --exclude=fuzz --exclude=corpus --exclude='*.pdf' --exclude='*.png')
+untested=(--exclude='*_test.go' --exclude=testdata --exclude=fuzz --exclude=corpus)
 
 bootstrap() { # bootstrap INCLUDE TAR
 	"${as[@]}" debootstrap --variant=minbase ${1:+--include="$1"} bookworm "$tmp/root" http://deb.debian.org/debian >"$tmp/log" 2>&1 ||
@@ -101,7 +101,7 @@ go)
 	modules "$tmp/add/go/pkg/mod"
 	build_cache "$tmp/add/root/.cache/go-build"
 	cp "$dir/build.tar" "$out.part"
-	tar -C "$tmp/add" --owner=0 --group=0 -rf "$out.part" .
+	tar -C "$tmp/add" --owner=0 --group=0 -rf "$out.part" ./usr/local/go ./go ./root/.cache
 	;;
 *)
 	echo "usage: scripts/base-images.sh slim|go DIR" >&2
