@@ -104,6 +104,16 @@ labels: ## Print the image's labels as the output of a workflow's step (VERSION=
 	@echo 'io.agnes.schema-version=$(SCHEMA)'
 	@echo 'END-OF-LABELS'
 
+# Of `make image`.
+IMAGE      ?= agnes
+EXTENSIONS ?=
+BUILDFLAGS ?=
+
+.PHONY: image
+image: ## Build the images agnes:slim and agnes:full and hold their sizes to the bars (IMAGE=, VERSION=, EXTENSIONS=, BUILDFLAGS=)
+	@$(MAKE) --no-print-directory labels | grep -v LABELS | \
+	  IMAGE='$(IMAGE)' VERSION='$(VERSION)' CHANNEL='$(CHANNEL)' COMMIT='$(COMMIT)' EXTENSIONS='$(EXTENSIONS)' BUILDFLAGS='$(BUILDFLAGS)' scripts/image.sh
+
 .PHONY: clean
 clean: ## Remove what was built; keeps .agnes/ (data of `make run`) and .tools/
 	rm -rf bin dist coverage.out

@@ -5,18 +5,21 @@
 #   scripts/slim-pyarrow.sh FOLDER
 set -eu
 cd "$1"
-rm -rf bin pyarrow/tests pyarrow/include pyarrow/src pyarrow/vendored/docscrape.py
+rm -rf bin pyarrow/tests pyarrow/include pyarrow/src
 find . -name '*.pxd' -o -name '*.pyx' -o -name '*.pxi' -o -name '*.pyi' -o -name '*.h' -o -name '*.a' -o -name '*.cmake' | xargs rm -f
 find . -name __pycache__ -prune -exec rm -rf {} +
-# Flight is Arrow's server, Substrait and Gandiva are its query languages, CUDA and ORC other worlds.
-rm -f pyarrow/*flight* pyarrow/*substrait* pyarrow/*gandiva* pyarrow/*cuda* pyarrow/libarrow_python_flight* \
-	pyarrow/libarrow_flight* pyarrow/libarrow_substrait*
+# Flight is Arrow's server; ORC, HDFS and Gandiva are other worlds. What other
+# names a library has beside the one that is loaded are copies in a wheel.
+rm -f pyarrow/*flight* pyarrow/*gandiva* pyarrow/*cuda* pyarrow/_orc* pyarrow/orc.py pyarrow/_hdfs* pyarrow/_substrait* pyarrow/substrait.py
+for lib in pyarrow/lib*.so.*.*.*; do
+	[ -e "$lib" ] && rm -f "$lib" "${lib%%.so.*}.so"
+done
 PYTHONPATH=. PYTHONDONTWRITEBYTECODE=1 python3 - <<'PROOF'
 import duckdb, pyarrow as pa, pyarrow.csv, pyarrow.dataset, pyarrow.json, pyarrow.parquet as pq
-table = pa.table({"n": [1, 2, 3], "s": ["a", "b", None]})
-pq.write_table(table, "/tmp/proof.parquet", compression="zstd")
-assert pq.read_table("/tmp/proof.parquet").equals(table)
+extract = pa.table({"n": [1, 2, 3], "s": ["a", "b", None]})
+pq.write_table(extract, "/tmp/proof.parquet", compression="zstd")
+assert pq.read_table("/tmp/proof.parquet").equals(extract)
 assert duckdb.sql("SELECT sum(n) FROM '/tmp/proof.parquet'").fetchone() == (6,)
-assert duckdb.sql("SELECT count(s) FROM table").fetchone() == (2,)
+assert duckdb.sql("SELECT count(s) FROM extract").fetchone() == (2,)
 PROOF
 rm -f /tmp/proof.parquet

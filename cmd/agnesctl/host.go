@@ -23,7 +23,7 @@ func newHost(env cli.Env) *cobra.Command {
 files. It is this machine, or the one of --host, which is reached over SSH with
 its key pinned.`,
 	}
-	group.AddCommand(newHostDeploy(env), newHostRollback(env), newHostStatus(env), newHostAutoUpdate(env))
+	group.AddCommand(newHostDeploy(env), newHostRollback(env), newHostStatus(env), newHostAutoUpdate(env), newHostBundle(env))
 	return group
 }
 
