@@ -221,17 +221,16 @@ func (t *transaction) up(ctx context.Context) error {
 	if err == nil {
 		return nil // the assertion tells who is there
 	}
-	// The runtime refuses to start a program that the image does not have; all
-	// other trouble is the host's.
-	if list, lerr := t.host.app(ctx, t.j.Project); lerr == nil {
-		for _, c := range list {
-			if c.State.Status == "created" && strings.Contains(c.State.Error, "OCI runtime") {
-				return against(problem.Wrap(err, problem.Unavailable, "The image's program cannot be started", "Look at it: docker compose logs app"))
-			}
-		}
+	if list, lerr := t.host.app(ctx, t.j.Project); lerr == nil && slices.ContainsFunc(list, func(c container) bool { return noProgram.MatchString(c.State.Error) }) {
+		return against(problem.Wrap(err, problem.Unavailable, "The image's program cannot be started", "Look at it: docker compose logs app"))
 	}
 	return t.blameHost(err, "The containers could not be started")
 }
+
+// noProgram matches what the container runtime says of an image that lacks the
+// program it names, or has it for another processor. All other trouble of
+// starting a container is the host's.
+var noProgram = regexp.MustCompile(`exec: .*(executable file not found|no such file or directory|permission denied)|exec format error`)
 
 func (t *transaction) blameHost(err error, message string) error {
 	return problem.Wrap(err, problem.Unavailable, message, fmt.Sprintf("Look at them on %s: cd %s && docker compose ps -a", t.opt.Shell, t.host.dir))
