@@ -40,7 +40,7 @@ func settled(t *testing.T, data, csv string) *world {
 	t.Helper()
 	in := &world{data: data, csv: csv, secrets: map[string]string{"password": adminPassword}}
 	in.attach(start(t, data, debug))
-	for _, name := range []string{".setup_token", ".jwt_secret", ".session_secret"} {
+	for _, name := range []string{".setup_token", ".jwt_secret", ".session_secret", ".operator_token"} {
 		raw, err := os.ReadFile(filepath.Join(data, "state", name))
 		if err != nil {
 			t.Fatal(err)

@@ -3,13 +3,13 @@
 // Handlers are thin: each turns a typed request into one call of agent.Instance
 // and back. What is common to all calls lives in a few places: routes.go names
 // every call with who may make it, auth.go finds the caller, problems.go gives
-// every failure one shape, and gate.go keeps a fresh instance in setup mode.
+// every failure one shape, gate.go keeps a fresh instance in setup mode, and
+// starting.go answers while the instance still opens.
 // The OpenAPI document is generated from the same declarations.
 package server
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 	"net"
 	"net/http"
@@ -79,34 +79,7 @@ func (s *Server) OpenAPI() *huma.OpenAPI { return s.api.OpenAPI() }
 // Run serves on ln until ctx ends. It then accepts nothing new, ends streams,
 // and lets running requests finish within the grace time.
 func (s *Server) Run(ctx context.Context, ln net.Listener) error {
-	srv := &http.Server{
-		Handler:           s.echo,
-		ReadHeaderTimeout: 10 * time.Second,
-		ReadTimeout:       time.Minute,
-		IdleTimeout:       2 * time.Minute,
-		MaxHeaderBytes:    64 << 10,
-		ErrorLog:          slog.NewLogLogger(s.opt.Log.Handler(), slog.LevelDebug),
-		BaseContext:       func(net.Listener) context.Context { return context.WithoutCancel(ctx) },
-	}
-	srv.RegisterOnShutdown(func() { close(s.closing) })
-	served := make(chan error, 1)
-	go func() { served <- srv.Serve(ln) }()
-	select {
-	case err := <-served:
-		return err
-	case <-ctx.Done():
-	}
-	s.opt.Log.Info("Stopping: no new requests, running ones may finish.", "grace", s.opt.ShutdownGrace)
-	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.opt.ShutdownGrace)
-	defer cancel()
-	if err := srv.Shutdown(stop); err != nil {
-		s.opt.Log.Warn("Some requests did not finish in time and were cut off.", "error", err)
-		return srv.Close()
-	}
-	if err := <-served; !errors.Is(err, http.ErrServerClosed) {
-		return err
-	}
-	return nil
+	return Serve(ctx, ln, s.opt.Log, func(context.Context) (*Server, error) { return s, nil })
 }
 
 func describe(version string) huma.Config {

@@ -54,7 +54,7 @@ func serve(ctx context.Context, env cli.Env, in settings.Inputs) (err error) {
 	log := newLogger(env, config)
 	// Listening comes first: a port that is taken is found before the data
 	// directory is touched, and a client that comes early waits instead of
-	// being refused.
+	// being refused; see server.Serve.
 	ln, err := (&net.ListenConfig{}).Listen(ctx, "tcp", config.Get(settings.Addr))
 	if err != nil {
 		return problem.Wrap(err, problem.Refused, fmt.Sprintf("The address %s cannot be listened on", config.Get(settings.Addr)),
@@ -62,28 +62,33 @@ func serve(ctx context.Context, env cli.Env, in settings.Inputs) (err error) {
 	}
 	defer func() { _ = ln.Close() }()
 	build := buildinfo.Get(env.Getenv)
-	instance, err := agent.Open(ctx, agent.Options{Inputs: in, Sources: sources(log), Targets: targets(), Build: build, Log: log})
-	if err != nil {
-		return err
-	}
-	defer closeInto(&err, instance)
-
-	if err := instance.WatchUpdates(); err != nil {
-		return err
-	}
-	instance.Warm()
-	srv := server.New(server.Options{
-		Instance:  instance,
-		Log:       log,
-		Domain:    config.Get(settings.Domain),
-		LocalOnly: config.Get(settings.Bootstrap) == "open" && localOnly(config.Get(settings.Bind)),
+	var instance *agent.Instance
+	defer func() {
+		if instance != nil {
+			closeInto(&err, instance)
+		}
+	}()
+	return server.Serve(ctx, ln, log, func(ctx context.Context) (*server.Server, error) {
+		if instance, err = agent.Open(ctx, agent.Options{Inputs: in, Sources: sources(log), Targets: targets(), Build: build, Log: log}); err != nil {
+			return nil, err
+		}
+		if err := instance.WatchUpdates(); err != nil {
+			return nil, err
+		}
+		instance.Warm()
+		srv := server.New(server.Options{
+			Instance:  instance,
+			Log:       log,
+			Domain:    config.Get(settings.Domain),
+			LocalOnly: config.Get(settings.Bootstrap) == "open" && localOnly(config.Get(settings.Bind)),
+		})
+		log.Info("Agnes serves.", "address", ln.Addr().String(), "version", build.Version, "data_dir", instance.Layout().Root)
+		greet(env, instance, baseURL(config, ln))
+		if err := instance.SyncOnStart(ctx); err != nil {
+			log.Warn("The first sync could not start.", "error", err, "hint", problem.As(err).Hint)
+		}
+		return srv, nil
 	})
-	log.Info("Agnes serves.", "address", ln.Addr().String(), "version", build.Version, "data_dir", instance.Layout().Root)
-	greet(env, instance, baseURL(config, ln))
-	if err := instance.SyncOnStart(ctx); err != nil {
-		log.Warn("The first sync could not start.", "error", err, "hint", problem.As(err).Hint)
-	}
-	return srv.Run(ctx, ln)
 }
 
 // localOnly reports whether docker compose publishes the port on this machine
