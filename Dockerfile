@@ -14,6 +14,9 @@
 # whatever Debian and PyPI served that day beside the versions named here.
 ARG GO_IMAGE=golang:1.26-bookworm
 ARG BASE_IMAGE=debian:bookworm-slim
+# The DuckDB release inside the driver that go.mod requires.
+ARG DUCKDB=1.5.5
+ARG PYARROW=22.0.0
 
 # The programs.
 FROM ${GO_IMAGE} AS build
@@ -29,9 +32,9 @@ FROM ${BASE_IMAGE} AS tools
 RUN apt-get update -qq && apt-get install -y -qq --no-install-recommends ca-certificates python3 python3-pip >/dev/null
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 # DuckDB's extensions for remote tables, such as "postgres_scanner sqlite_scanner":
-# the very files of the DuckDB release inside the driver, from PyPI.
+# the very files of the instance's DuckDB release, from PyPI.
 ARG EXTENSIONS=
-ARG DUCKDB=1.5.5
+ARG DUCKDB
 RUN mkdir -p /rootfs/usr/lib/agnes/extensions \
  && for e in $EXTENSIONS; do \
       pip install -q --target /wheels --no-deps --only-binary :all: "duckdb-extension-$(echo "$e" | tr _ -)==$DUCKDB" \
@@ -56,17 +59,18 @@ ENV DATA_DIR=/data \
 WORKDIR /data
 USER 10001:10001
 EXPOSE 8000
-HEALTHCHECK --interval=10s --timeout=6s --start-period=60s --retries=3 CMD ["agnes", "healthcheck"]
+HEALTHCHECK --interval=5s --timeout=6s --start-period=60s --retries=3 CMD ["agnes", "healthcheck"]
 ENTRYPOINT ["agnes"]
 CMD ["serve"]
 
 # What connectors in Python stand on: DuckDB and Arrow of the instance's own
 # releases, without headers, tests and the parts of Arrow that no extract needs.
 FROM tools AS python
-ARG PYARROW=22.0.0
+ARG DUCKDB
+ARG PYARROW
 COPY scripts/slim-pyarrow.sh /usr/local/bin/
 RUN pip install -q --no-compile --only-binary :all: --target /python "duckdb==$DUCKDB" "pyarrow==$PYARROW" \
- && slim-pyarrow.sh /python
+ && slim-pyarrow.sh /python "$DUCKDB" "$PYARROW"
 
 # Everything.
 FROM slim AS full

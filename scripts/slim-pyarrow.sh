@@ -2,7 +2,7 @@
 # Takes out of a folder of Python packages what connectors do not import, and
 # proves that what they do import still works.
 #
-#   scripts/slim-pyarrow.sh FOLDER
+#   scripts/slim-pyarrow.sh FOLDER DUCKDB-VERSION PYARROW-VERSION
 set -eu
 cd "$1"
 rm -rf bin pyarrow/tests pyarrow/include pyarrow/src
@@ -14,8 +14,11 @@ rm -f pyarrow/*flight* pyarrow/*gandiva* pyarrow/*cuda* pyarrow/_orc* pyarrow/or
 for lib in pyarrow/lib*.so.*.*.*; do
 	[ -e "$lib" ] && rm -f "$lib" "${lib%%.so.*}.so"
 done
-PYTHONPATH=. PYTHONDONTWRITEBYTECODE=1 python3 - <<'PROOF'
+PYTHONPATH=. PYTHONDONTWRITEBYTECODE=1 python3 - "$2" "$3" <<'PROOF'
+import sys
 import duckdb, pyarrow as pa, pyarrow.csv, pyarrow.dataset, pyarrow.json, pyarrow.parquet as pq
+found = (duckdb.sql("SELECT version()").fetchone()[0], pa.__version__)
+assert found == ("v" + sys.argv[1], sys.argv[2]), found
 extract = pa.table({"n": [1, 2, 3], "s": ["a", "b", None]})
 pq.write_table(extract, "/tmp/proof.parquet", compression="zstd")
 assert pq.read_table("/tmp/proof.parquet").equals(extract)
