@@ -1,8 +1,6 @@
 package main
 
 import (
-	"path/filepath"
-
 	"github.com/spf13/cobra"
 
 	"github.com/keboola/agnes-the-ai-analyst/fleet/deploy"
@@ -43,48 +41,30 @@ here is not tried again.`,
 	}
 	d.add(c, smoke.ReadOnly, deploy.RestoreState)
 	c.RunE = func(c *cobra.Command, _ []string) error {
-		shell, dir, err := d.open()
-		if err != nil {
-			return err
-		}
-		defer func() { _ = shell.Close() }()
-		policy, err := deploy.ReadUpdatePolicy(c.Context(), shell, dir, standardImage)
-		if err != nil {
-			return err
-		}
-		o, err := d.options(shell, dir)
-		if err != nil {
-			return err
-		}
-		if o.Verify == nil && policy.Verify == "key" {
-			if o.Verify, err = verifier("key", []string{within(dir, policy.Key)}); err != nil {
-				return err
-			}
-		}
-		decision, out, err := deploy.AutoUpdate(c.Context(), o, policy)
-		if out == nil && err != nil {
-			return err
-		}
-		perr := cli.Print(env.Stdout, d.format, update{decision, out}, func(g *cli.Grid) {
-			if out == nil {
-				g.Line("Nothing to do: %s.", decision.Reason)
-				return
-			}
-			g.Line("%s.", decision.Reason)
-			outcomeGrid(g, *out)
+		return d.on(func(o deploy.Options) error {
+			o.Image = standardImage
+			decision, out, err := deploy.AutoUpdate(c.Context(), o)
+			return d.report(decision, out, err)
 		})
-		if perr != nil || out == nil {
-			return perr
-		}
-		return verdictError(*out, err)
 	}
 	return c
 }
 
-// within takes a path of .env from the host's directory.
-func within(dir, path string) string {
-	if filepath.IsAbs(path) {
-		return path
+// report prints what a tick came to.
+func (d *deployFlags) report(decision deploy.Decision, out *deploy.Outcome, err error) error {
+	if out == nil && err != nil {
+		return inconclusive(err)
 	}
-	return filepath.Join(dir, path)
+	perr := cli.Print(d.env.Stdout, d.format, update{decision, out}, func(g *cli.Grid) {
+		if out == nil {
+			g.Line("Nothing to do: %s.", decision.Reason)
+			return
+		}
+		g.Line("%s.", decision.Reason)
+		outcomeGrid(g, *out)
+	})
+	if perr != nil || out == nil {
+		return perr
+	}
+	return verdictError(*out, err)
 }

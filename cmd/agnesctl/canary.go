@@ -39,21 +39,18 @@ fields of the answer are the step's outputs, too.`,
 	c.Flags().DurationVar(&retryWait, "retry-wait", 30*time.Second, "pause before it is tried again")
 	c.MarkFlagsOneRequired("tag", "digest")
 	c.RunE = func(c *cobra.Command, _ []string) error {
-		shell, o, err := d.prepare()
-		if err != nil {
+		return d.on(func(o deploy.Options) error {
+			out, err := tryAgain(c.Context(), o, retries, retryWait)
+			if rerr := cli.Record(env, out, fmt.Sprintf("### Canary: %s\n\n    %s\n\n", out.Verdict, cli.Sanitize(out.Message))); rerr != nil {
+				return rerr
+			}
+			if err = d.conclude(out, err); problem.Is(err, problem.Refused) {
+				guard := *problem.As(err) // which says nothing about the release either
+				guard.Kind = problem.Inconclusive
+				return &guard
+			}
 			return err
-		}
-		defer func() { _ = shell.Close() }()
-		out, err := tryAgain(c.Context(), o, retries, retryWait)
-		if rerr := cli.Record(env, out, fmt.Sprintf("### Canary: %s\n\n    %s\n\n", out.Verdict, cli.Sanitize(out.Message))); rerr != nil {
-			return rerr
-		}
-		if err = d.conclude(out, err); problem.Is(err, problem.Refused) {
-			inconclusive := *problem.As(err) // a guard says nothing about the release either
-			inconclusive.Kind = problem.Inconclusive
-			return &inconclusive
-		}
-		return err
+		})
 	}
 	group.AddCommand(c)
 	return group

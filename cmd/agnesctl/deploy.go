@@ -43,7 +43,7 @@ type deployFlags struct {
 func (d *deployFlags) add(c *cobra.Command, profile smoke.Profile, schema deploy.SchemaPolicy) {
 	d.hostFlags.add(c)
 	f := c.Flags()
-	f.StringVar(&d.verify, "verify", "off", "key: the image must be signed by a --key; off: any image")
+	f.StringVar(&d.verify, "verify", "", "key: the image must be signed by a --key; off: any image (AGNES_VERIFY in the host's .env)")
 	f.StringArrayVar(&d.keys, "key", nil, "file with a public key that may sign images (repeatable)")
 	f.StringVar(&d.profile, "smoke", string(profile), "smoke test that decides: full, or readonly, which starts no sync")
 	f.StringVar(&d.email, "email", "", "account that the smoke test signs in with; a throw-away one when left out")
@@ -72,7 +72,8 @@ func (d *deployFlags) options(shell deploy.Shell, dir string) (deploy.Options, e
 		Shell: shell, Dir: dir, Owner: whoami(), Image: d.image, Tag: d.tag, Digest: d.digest,
 		Registry: func(repository string) (release.Registry, error) { return oci.New(repository, oci.Options{}) },
 		Smoke:    deploy.SmokeOptions{Profile: smoke.Profile(d.profile), Wait: d.wait},
-		Schema:   deploy.SchemaPolicy(d.schema), DrainWait: d.drain, ReadyWait: d.ready, Soak: d.soak, Lease: d.lease,
+		Verify:   deploy.SignaturePolicy(d.verify), Signed: signed,
+		Schema: deploy.SchemaPolicy(d.schema), DrainWait: d.drain, ReadyWait: d.ready, Soak: d.soak, Lease: d.lease,
 		WithoutBackup: d.withoutBackup, DryRun: d.dryRun, Log: d.log(),
 	}
 	switch {
@@ -92,8 +93,6 @@ func (d *deployFlags) options(shell deploy.Shell, dir string) (deploy.Options, e
 		}
 		o.Smoke.Account = smoke.Account{Email: d.email, Password: password}
 	}
-	var err error
-	o.Verify, err = verifier(d.verify, d.keys)
 	if cli.IsTerminal(d.env.Stderr) {
 		o.Progress = func(s deploy.StepResult) {
 			mark := "ok"
@@ -103,36 +102,40 @@ func (d *deployFlags) options(shell deploy.Shell, dir string) (deploy.Options, e
 			fmt.Fprintf(d.env.Stderr, "%-10s %-7s %6.1fs  %s\n", s.Name, mark, float64(s.ElapsedMS)/1000, cli.Sanitize(s.Detail))
 		}
 	}
+	var err error
+	o.Keys, err = d.publicKeys()
 	return o, err
 }
 
-// verifier returns the check of a signature policy, nil for off.
-func verifier(policy string, keys []string) (func(context.Context, string, string) error, error) {
+// publicKeys returns the keys of --verify key, none for off and for the host's
+// own policy.
+func (d *deployFlags) publicKeys() ([][]byte, error) {
 	switch {
-	case policy == "off" && len(keys) == 0:
-		return nil, nil //nolint:nilnil // no policy, no check
-	case policy == "off":
-		return nil, cli.UsageError("--key is given, but --verify is off; expected --verify key.")
-	case policy != "key":
-		return nil, cli.UsageError("--verify is %q; expected key or off.", policy)
-	case len(keys) == 0:
+	case d.verify != "" && d.verify != "key" && d.verify != "off":
+		return nil, cli.UsageError("--verify is %q; expected key or off.", d.verify)
+	case d.verify != "key" && len(d.keys) > 0:
+		return nil, cli.UsageError("--key goes with --verify key.")
+	case d.verify == "key" && len(d.keys) == 0:
 		return nil, cli.UsageError("--verify key needs the public key; expected --key FILE.")
 	}
 	var pems [][]byte
-	for _, file := range keys {
+	for _, file := range d.keys {
 		pem, err := os.ReadFile(file)
 		if err != nil {
 			return nil, problem.Wrap(err, problem.Usage, "Expected a public key in "+file+", but it cannot be read.", "Check the path and its permissions.")
 		}
 		pems = append(pems, pem)
 	}
-	return func(ctx context.Context, repository, digest string) error {
-		v, err := cosign.New(repository, cosign.Options{Keys: pems})
-		if err != nil {
-			return err
-		}
-		return v.Verify(ctx, digest)
-	}, nil
+	return pems, nil
+}
+
+// signed checks that one of the keys signed a digest.
+func signed(ctx context.Context, keys [][]byte, repository, digest string) error {
+	v, err := cosign.New(repository, cosign.Options{Keys: keys})
+	if err != nil {
+		return err
+	}
+	return v.Verify(ctx, digest)
 }
 
 // whoami names the operator for others who find the host locked.
@@ -161,17 +164,25 @@ func verdictError(out deploy.Outcome, err error) error {
 	if err == nil {
 		return nil
 	}
+	if out.Verdict != smoke.Fail {
+		return inconclusive(err)
+	}
 	p := *problem.As(err)
-	if p.Kind == problem.Internal {
+	p.Kind, p.Hint = problem.Unavailable, out.Hint
+	return &p
+}
+
+// inconclusive returns an error that speaks against nothing: exit code 5, but for
+// a guard's refusal and a wrong call.
+func inconclusive(err error) error {
+	p := *problem.As(err)
+	switch p.Kind {
+	case problem.Refused, problem.Usage:
+		return &p
+	case problem.Internal: // its message is for people who do not know the program
 		p.Message, p.Err = err.Error(), nil
 	}
-	p.Hint = out.Hint
-	switch {
-	case out.Verdict == smoke.Fail:
-		p.Kind = problem.Unavailable
-	case p.Kind != problem.Refused && p.Kind != problem.Usage:
-		p.Kind = problem.Inconclusive
-	}
+	p.Kind = problem.Inconclusive
 	return &p
 }
 
@@ -223,26 +234,22 @@ this machine, or the one of --host.`,
 	return c
 }
 
-// prepare opens the host and reads the flags. Close the shell.
-func (d *deployFlags) prepare() (deploy.Shell, deploy.Options, error) {
+// on opens the host, reads the flags, and does what is to be done.
+func (d *deployFlags) on(do func(deploy.Options) error) error {
 	shell, dir, err := d.open()
-	if err != nil {
-		return nil, deploy.Options{}, err
-	}
-	o, err := d.options(shell, dir)
-	if err != nil {
-		_ = shell.Close()
-	}
-	return shell, o, err
-}
-
-func (d *deployFlags) run(ctx context.Context) error {
-	shell, o, err := d.prepare()
 	if err != nil {
 		return err
 	}
 	defer func() { _ = shell.Close() }()
-	return d.conclude(deploy.Deploy(ctx, o))
+	o, err := d.options(shell, dir)
+	if err != nil {
+		return err
+	}
+	return do(o)
+}
+
+func (d *deployFlags) run(ctx context.Context) error {
+	return d.on(func(o deploy.Options) error { return d.conclude(deploy.Deploy(ctx, o)) })
 }
 
 func newHostRollback(env cli.Env) *cobra.Command {
@@ -261,21 +268,14 @@ since; --schema halt, the default, refuses.`,
 	}
 	d.add(c, smoke.ReadOnly, deploy.HaltOnSchema)
 	c.RunE = func(c *cobra.Command, _ []string) error {
-		shell, dir, err := d.open()
-		if err != nil {
-			return err
-		}
-		defer func() { _ = shell.Close() }()
-		previous, err := deploy.Previous(c.Context(), shell, dir)
-		if err != nil {
-			return err
-		}
-		d.image, d.tag, d.digest = previous.Repository, previous.Tag, previous.Digest
-		o, err := d.options(shell, dir)
-		if err != nil {
-			return err
-		}
-		return d.conclude(deploy.Deploy(c.Context(), o))
+		return d.on(func(o deploy.Options) error {
+			previous, err := deploy.Previous(c.Context(), o.Shell, o.Dir)
+			if err != nil {
+				return inconclusive(err)
+			}
+			o.Image, o.Tag, o.Digest = previous.Repository, previous.Tag, previous.Digest
+			return d.conclude(deploy.Deploy(c.Context(), o))
+		})
 	}
 	return c
 }

@@ -47,6 +47,16 @@ const (
 	HaltOnSchema SchemaPolicy = "halt"
 )
 
+// SignaturePolicy says which images may run on a host.
+type SignaturePolicy string
+
+// The policies.
+const (
+	VerifyByHost SignaturePolicy = ""    // as AGNES_VERIFY and AGNES_VERIFY_KEY in its .env say
+	VerifyByKey  SignaturePolicy = "key" // what a key signed
+	VerifyOff    SignaturePolicy = "off" // any
+)
+
 // Options are one deploy.
 type Options struct {
 	Shell Shell
@@ -59,10 +69,11 @@ type Options struct {
 
 	// Registry answers questions about a repository from where this program runs.
 	Registry func(repository string) (release.Registry, error)
-	// Verify checks the signature on a digest; nil where the policy is off. A
-	// problem.Refused says that the signature is not right, any other error that
-	// it could not be checked.
-	Verify func(ctx context.Context, repository, digest string) error
+	Verify   SignaturePolicy
+	Keys     [][]byte // PEM, of VerifyByKey
+	// Signed checks that one of the keys signed a digest. A problem.Refused says
+	// that none did, any other error that it could not be checked.
+	Signed func(ctx context.Context, keys [][]byte, repository, digest string) error
 
 	Smoke  SmokeOptions
 	Schema SchemaPolicy

@@ -214,8 +214,6 @@ type container struct {
 	State        struct {
 		Status    string
 		StartedAt string
-		ExitCode  int
-		OOMKilled bool
 		Error     string
 		Health    *struct{ Status string }
 	}

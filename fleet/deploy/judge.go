@@ -58,9 +58,9 @@ func (t *transaction) ready(ctx context.Context) (string, error) {
 		}
 		if len(list) == 1 {
 			c := list[0]
-			if c.State.Status == "exited" && c.State.ExitCode != 0 && c.RestartCount >= mostRestarts || c.RestartCount >= mostRestarts {
+			if c.RestartCount >= mostRestarts {
 				return "", t.blame(ctx, problem.New(problem.Unavailable,
-					fmt.Sprintf("The instance ended %d times with code %d instead of getting ready: %s", c.RestartCount, c.State.ExitCode, t.lastWords(ctx, c)),
+					fmt.Sprintf("The instance ended %d times instead of getting ready: %s", c.RestartCount, t.lastWords(ctx, c)),
 					"Its log: docker compose logs app"))
 			}
 			for range 4 { // asking docker costs more than asking the instance

@@ -336,10 +336,18 @@ func unreachable(err error, ref string) error {
 }
 
 func (t *transaction) verify(ctx context.Context) (string, error) {
-	if t.opt.Verify == nil {
+	policy, keys := t.opt.Verify, t.opt.Keys
+	if policy == VerifyByHost {
+		p, err := t.host.updatePolicy(ctx, t.opt.Image)
+		if err != nil {
+			return "", err
+		}
+		policy, keys = p.Verify, [][]byte{p.Key}
+	}
+	if policy == VerifyOff {
 		return "the policy asks for no signature", nil
 	}
-	err := t.opt.Verify(ctx, t.j.To.Repository, t.j.To.Digest)
+	err := t.opt.Signed(ctx, keys, t.j.To.Repository, t.j.To.Digest)
 	if problem.Is(err, problem.Refused) {
 		return "", against(err)
 	}

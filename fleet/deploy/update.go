@@ -7,9 +7,9 @@ import (
 	"fmt"
 	"hash/fnv"
 	"io"
+	"io/fs"
 	"net/http"
 	"net/url"
-	"os"
 	"slices"
 	"strings"
 	"time"
@@ -31,8 +31,9 @@ type UpdatePolicy struct {
 	Image  string        // AGNES_IMAGE
 	URL    string        // AGNES_UPDATE_URL: who says what this host shall run, instead of AGNES_TAG
 	Token  redact.Secret // content of the file that AGNES_UPDATE_TOKEN_FILE names
-	Verify string        // AGNES_VERIFY: key or off
-	Key    string        // AGNES_VERIFY_KEY: file with the public keys
+
+	Verify SignaturePolicy // AGNES_VERIFY: key or off; of every deploy of the host
+	Key    []byte          // content of the file that AGNES_VERIFY_KEY names: a public key
 }
 
 // Decision is what an update found, and what it does about it.
@@ -43,14 +44,20 @@ type Decision struct {
 	Runs   Image  `json:"runs"`
 }
 
-// ReadUpdatePolicy reads the policy of a host from its .env.
-func ReadUpdatePolicy(ctx context.Context, shell Shell, dir string, standardImage string) (UpdatePolicy, error) {
-	h := host{shell: shell, dir: dir}
+// updatePolicy reads the policy of a host from its .env. Its image is the
+// standard one where .env names none.
+func (h *host) updatePolicy(ctx context.Context, standardImage string) (UpdatePolicy, error) {
 	env, _, err := h.read(ctx, ".env")
 	if err != nil {
 		return UpdatePolicy{}, err
 	}
-	return parseUpdatePolicy(env, standardImage, os.ReadFile)
+	return parseUpdatePolicy(env, standardImage, func(name string) ([]byte, error) {
+		text, found, err := h.read(ctx, name)
+		if err == nil && !found {
+			err = fs.ErrNotExist
+		}
+		return text, err
+	})
 }
 
 func parseUpdatePolicy(env []byte, standardImage string, readFile func(string) ([]byte, error)) (p UpdatePolicy, err error) {
@@ -65,7 +72,7 @@ func parseUpdatePolicy(env []byte, standardImage string, readFile func(string) (
 	}
 	p = UpdatePolicy{
 		Tag: get(envTag, "stable"), Image: get(envImage, standardImage), URL: get("AGNES_UPDATE_URL", ""),
-		Verify: get("AGNES_VERIFY", "off"), Key: get("AGNES_VERIFY_KEY", ""),
+		Verify: SignaturePolicy(get("AGNES_VERIFY", "off")),
 	}
 	switch v := get("AGNES_UPDATE", "on"); v {
 	case "on", "off":
@@ -88,20 +95,26 @@ func parseUpdatePolicy(env []byte, standardImage string, readFile func(string) (
 			return p, err
 		}
 	}
-	if p.Verify != "key" && p.Verify != "off" {
-		return p, wrong("AGNES_VERIFY", p.Verify, "key or off")
+	if p.Verify != VerifyByKey && p.Verify != VerifyOff {
+		return p, wrong("AGNES_VERIFY", string(p.Verify), "key or off")
 	}
-	if p.Verify == "key" && p.Key == "" {
+	key, token := get("AGNES_VERIFY_KEY", ""), get("AGNES_UPDATE_TOKEN_FILE", "")
+	if p.Verify == VerifyByKey && key == "" {
 		return p, wrong("AGNES_VERIFY_KEY", "", "the file with the public key that AGNES_VERIFY=key checks by")
 	}
-	if file := get("AGNES_UPDATE_TOKEN_FILE", ""); file != "" {
-		text, err := readFile(file)
-		if err != nil {
-			return p, problem.Wrap(err, problem.Usage, "AGNES_UPDATE_TOKEN_FILE names a file that cannot be read", "Make it readable to root: "+file)
+	read := func(name, file string) []byte {
+		if file == "" || err != nil {
+			return nil
 		}
-		p.Token = redact.Secret(strings.TrimSpace(string(text)))
+		var text []byte
+		if text, err = readFile(file); err != nil {
+			err = problem.Wrap(err, problem.Usage, name+" in .env names a file that cannot be read", "Make it readable to who deploys, on the host: "+file)
+		}
+		return text
 	}
-	return p, nil
+	p.Key = read("AGNES_VERIFY_KEY", key)
+	p.Token = redact.Secret(strings.TrimSpace(string(read("AGNES_UPDATE_TOKEN_FILE", token))))
+	return p, err
 }
 
 // facts are all that a decision depends on.
@@ -186,9 +199,15 @@ const seenFile = ".agnes/seen.json"
 // allows it. Nothing is remembered between ticks but what the host's files say,
 // so an update that had to wait is never forgotten. A smoke test of the read-only
 // profile decides: people work with this instance.
-func AutoUpdate(ctx context.Context, o Options, p UpdatePolicy) (Decision, *Outcome, error) {
+//
+// The policy is the host's; Image of the options stands where it names none.
+func AutoUpdate(ctx context.Context, o Options) (Decision, *Outcome, error) {
 	o = o.withDefaults()
 	h := host{shell: o.Shell, dir: o.Dir, log: o.Log}
+	p, err := h.updatePolicy(ctx, o.Image)
+	if err != nil {
+		return Decision{}, nil, err
+	}
 	o.Smoke.Profile = smoke.ReadOnly
 	if j, found, err := readJSON[journal](ctx, &h, journalFile); err != nil {
 		return Decision{}, nil, err
