@@ -42,14 +42,11 @@ curl -X POST http://localhost:8000/api/sync/trigger \
 printf %s "$TOKEN" > "$OUT/token"
 `
 
-func TestTheHeadlessSetupOfTheDesignWorksWordForWord(t *testing.T) {
-	t.Parallel()
-	data, out := t.TempDir(), t.TempDir()
-	csvDir, err := filepath.Abs("../examples/shop")
-	if err != nil {
-		t.Fatal(err)
-	}
-	p := start(t, data)
+// specSetup runs specLines against the instance at url, which reads the sample
+// shop as csvDir, checks each answer and returns the admin's token.
+func specSetup(t *testing.T, p *process, csvDir string) (token string) {
+	t.Helper()
+	out := t.TempDir()
 	// The lines say port 8000; this test's instance listens on a free one.
 	home := t.TempDir()
 	writeFile(t, filepath.Join(home, ".curlrc"), fmt.Sprintf("silent\nfail-with-body\nconnect-to = \"localhost:8000:%s\"\n", strings.TrimPrefix(p.url, "http://")))
@@ -89,9 +86,21 @@ func TestTheHeadlessSetupOfTheDesignWorksWordForWord(t *testing.T) {
 		t.Errorf("trigger = %+v", trig)
 	}
 	waitJob(t, p, tok.AccessToken, trig.JobID, api.JobSucceeded)
+	return tok.AccessToken
+}
+
+func TestTheHeadlessSetupOfTheDesignWorksWordForWord(t *testing.T) {
+	t.Parallel()
+	data := t.TempDir()
+	csvDir, err := filepath.Abs("../examples/shop")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := start(t, data)
+	token := specSetup(t, p, csvDir)
 
 	var answer api.QueryResponse
-	p.must("POST", "/api/query", tok.AccessToken, map[string]string{
+	p.must("POST", "/api/query", token, map[string]string{
 		"sql": "SELECT count(*) FROM orders JOIN customers USING (customer_id)",
 	}, &answer)
 	if n, ok := answer.Rows[0][0].(float64); !ok || n < 2000 {
@@ -113,7 +122,7 @@ func TestTheHeadlessSetupOfTheDesignWorksWordForWord(t *testing.T) {
 			t.Errorf("%s changed with a restart (%v)", name, err)
 		}
 	}
-	p.must("POST", "/api/query", tok.AccessToken, map[string]string{"sql": "SELECT count(*) FROM orders"}, &answer)
+	p.must("POST", "/api/query", token, map[string]string{"sql": "SELECT count(*) FROM orders"}, &answer)
 }
 
 func waitJob(t *testing.T, p *process, token, id, want string) api.Job {

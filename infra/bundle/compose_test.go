@@ -162,7 +162,7 @@ func TestEveryCombinationOfComposeFilesIsOneInstance(t *testing.T) {
 				if app.mount("/data") != "data" {
 					t.Errorf("/data is %q", app.mount("/data"))
 				}
-				if !app.ReadOnly || !slices.Equal(app.CapDrop, []string{"ALL"}) || !slices.Equal(app.SecurityOpt, []string{"no-new-privileges:true"}) {
+				if !app.ReadOnly || !slices.Equal(app.CapDrop, []string{"ALL"}) || !slices.Equal(app.SecurityOpt, []string{"no-new-privileges"}) {
 					t.Errorf("the instance is not confined: %+v", app)
 				}
 				if app.Restart != "unless-stopped" || app.StopGrace != "1m0s" || app.MemLimit == "" || app.Logging.Options["max-size"] == "" {
