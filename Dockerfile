@@ -4,9 +4,8 @@
 #   docker build --target slim -t agnes .   without Python
 #   make image                              both, labelled, their sizes held to the bars
 #
-# The tags are the most exact ones that are sure to stay; the release workflow
-# resolves them to digests, builds from those and records them in the
-# provenance. To build behind a company's own certificate authority, give base
+# The base images are named by tag here; which digests a release was built from
+# is in its provenance, which .github/workflows/image.yml attaches. To build behind a company's own certificate authority, give base
 # images that trust it: --build-arg GO_IMAGE=… --build-arg BASE_IMAGE=….
 #
 # What is reproducible: the two programs, byte for byte, from the same commit,

@@ -81,7 +81,7 @@ func newComposeHost(t *testing.T, files map[string]string) host {
 // must have nothing to complain about.
 func (h host) config(env []string, args ...string) map[string]service {
 	h.t.Helper()
-	cmd := exec.CommandContext(h.t.Context(), dockertest.Compose(h.t), append(args, "config", "--format", "json")...) //nolint:gosec // arguments of these tests
+	cmd := exec.CommandContext(h.t.Context(), dockertest.Compose(h.t), append(args, "config", "--format", "json")...)
 	cmd.Dir = h.dir
 	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + h.dir}, env...)
 	var out, errs bytes.Buffer
