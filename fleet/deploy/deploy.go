@@ -232,7 +232,10 @@ func (t *transaction) end(err error) {
 	}
 	p := problem.As(err)
 	t.out.Verdict = verdictOf(err)
-	t.out.Message, t.out.Hint = p.Message, p.Hint
+	t.out.Message = p.Message
+	if !t.out.Halted { // its hint is the decision to take
+		t.out.Hint = p.Hint
+	}
 	if p.Kind == problem.Internal {
 		t.out.Message = err.Error()
 	}

@@ -136,7 +136,8 @@ func (t *transaction) halt(ctx context.Context) (string, error) {
 		return "", err
 	}
 	t.out.Halted, t.out.Running = true, t.j.To
-	t.out.Hint = "Decide: mend it forward, or go back and lose what changed since the backup " + t.j.Backup + ": agnesctl host rollback --schema restore"
+	t.out.Hint = fmt.Sprintf("Decide: mend it forward, or go back and lose what changed since the backup %s: agnesctl host deploy --image %s --tag %s --digest %s --schema restore",
+		t.j.Backup, t.j.From.Repository, t.j.From.Tag, t.j.From.Digest)
 	return fmt.Sprintf("the schema moved and the policy is %s: %s is left running", HaltOnSchema, t.j.To.Name()), nil
 }
 
