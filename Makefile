@@ -163,8 +163,22 @@ contract: ## Prove that connectors keep the extract contract (CONNECTOR=)
 
 .PHONY: e2e
 e2e: build ## Run whole stories on the binaries and on public data, and the long soak; `make deps-test` first
-	go test -tags $(E2E_TAGS) -count=1 -timeout 30m $(TESTFLAGS) ./e2e/...
+	go test -tags $(E2E_TAGS) -count=1 -timeout 45m $(TESTFLAGS) ./e2e/...
 	go test -tags $(E2E_TAGS) -count=1 -timeout 30m -run TestBenchSoak $(TESTFLAGS) ./agent/server
+
+.PHONY: e2e-release
+e2e-release: build ## Release two images, one of them bad, and take it back: claim, publish, canary, rollback, alert
+	go test -tags $(E2E_TAGS) -count=1 -timeout 30m -v -run TestABadReleaseIsTakenBackEverywhere $(TESTFLAGS) ./e2e
+
+# Of `make soak`.
+ROUNDS ?= 30
+DRILLS := TestACanary|TestADeploy|TestAHost|TestABadRelease
+
+.PHONY: soak
+soak: build ## Repeat every drill of a deploy ROUNDS= times (30; a day's work) and keep the log in e2e/testdata/soak.log
+	@mkdir -p e2e/testdata
+	@{ echo "$(ROUNDS) rounds of $$(git rev-parse HEAD), begun $$(date -u +%FT%TZ)"; \
+	  go test -tags $(E2E_TAGS) -count=$(ROUNDS) -timeout 72h -v -run '$(DRILLS)' ./e2e 2>&1 | grep -E '^ *(---|ok|FAIL|PASS|panic)'; } | tee e2e/testdata/soak.log
 
 .PHONY: bench
 bench: ## Measure against the bars that the documentation promises; `make deps-test` first

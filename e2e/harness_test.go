@@ -47,7 +47,7 @@ func buildAndRun(m *testing.M) int {
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
 	bin = dir
-	for _, name := range []string{"agnes", "agnesctl"} {
+	for _, name := range []string{"agnes", "agnesctl", "release-bot"} {
 		build := exec.Command("go", "build", "-tags", "duckdb_arrow", "-o", filepath.Join(dir, name), "../cmd/"+name)
 		build.Stderr = os.Stderr
 		if err := build.Run(); err != nil {
