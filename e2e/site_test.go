@@ -12,7 +12,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"log"
+	"log/slog"
 	"maps"
 	"net"
 	"net/http"
@@ -481,7 +481,7 @@ func newHub(t *testing.T) *hub {
 		<-time.After(10 * time.Millisecond)
 	}
 	proxy := httputil.NewSingleHostReverseProxy(&url.URL{Scheme: "http", Host: r.inner})
-	proxy.ErrorLog = log.New(io.Discard, "", 0)
+	proxy.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
 	proxy.ModifyResponse = func(resp *http.Response) error {
 		if r.cut.Load() && resp.ContentLength > 1<<20 {
 			resp.Body = struct {

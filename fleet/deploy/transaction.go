@@ -70,12 +70,9 @@ func (t *transaction) run(ctx context.Context) error {
 	if t.opt.DryRun {
 		return t.perform(ctx)
 	}
-	var leased context.Context
-	var release func()
-	err := t.step(ctx, step{"lock", false, "take the host", func(ctx context.Context) (_ string, err error) {
-		leased, release, err = t.lease(ctx)
-		return "as " + t.id, err
-	}})
+	began := t.begin("lock")
+	leased, release, err := t.lease(ctx)
+	t.note("lock", began, "as "+t.id, err)
 	if err != nil {
 		return err
 	}
@@ -120,25 +117,31 @@ func (t *transaction) steps(ctx context.Context, list []step) error {
 }
 
 func (t *transaction) step(ctx context.Context, s step) error {
-	began := t.opt.Now()
-	result := StepResult{Name: s.name}
-	var err error
 	if t.opt.DryRun && !s.look {
-		result.Detail = "would " + s.does
-	} else {
-		t.opt.Log.Debug("A step begins.", "step", s.name, "deploy", t.id)
-		result.Detail, err = s.run(ctx)
+		t.note(s.name, t.opt.Now(), "would "+s.does, nil)
+		return nil
 	}
-	result.OK = err == nil
-	if err != nil {
-		result.Detail = err.Error()
-	}
-	result.ElapsedMS = t.opt.Now().Sub(began).Milliseconds()
-	t.out.Steps = append(t.out.Steps, result)
-	if t.opt.Progress != nil {
-		t.opt.Progress(result)
-	}
+	began := t.begin(s.name)
+	detail, err := s.run(ctx)
+	t.note(s.name, began, detail, err)
 	return err
+}
+
+func (t *transaction) begin(name string) time.Time {
+	t.opt.Log.Debug("A step begins.", "step", name, "deploy", t.id)
+	return t.opt.Now()
+}
+
+// note adds a step to the outcome.
+func (t *transaction) note(name string, began time.Time, detail string, err error) {
+	r := StepResult{Name: name, OK: err == nil, Detail: detail, ElapsedMS: t.opt.Now().Sub(began).Milliseconds()}
+	if err != nil {
+		r.Detail = err.Error()
+	}
+	t.out.Steps = append(t.out.Steps, r)
+	if t.opt.Progress != nil {
+		t.opt.Progress(r)
+	}
 }
 
 // preflight finds out what runs, and whether the host can be deployed to.
