@@ -78,10 +78,11 @@ func (h *host) read(ctx context.Context, name string) (content []byte, found boo
 }
 
 // writeFile replaces a file as a whole: a reader sees the old or the new one,
-// and after a power cut, too. Nobody but its owner may read it.
+// and after a power cut, too. Owner and mode stay; a new file is its owner's alone.
 const writeFile = `set -eu
-mkdir -p "$(dirname "$1")"
 umask 077
+mkdir -p "$(dirname "$1")"
+if [ -e "$1" ]; then cp -p "$1" "$1.new"; fi
 cat >"$1.new"
 [ "$(wc -c <"$1.new")" -eq "$2" ]
 sync "$1.new" 2>/dev/null || sync

@@ -31,6 +31,10 @@ const (
 	currentFile = ".agnes/current.json"
 	historyFile = ".agnes/history.jsonl"
 	releasesDir = ".agnes/releases"
+	// Copies of .env with other lines of ours, for a look ahead and one back. They
+	// go with the journal, for they hold the customer's secrets.
+	candidateEnv = ".agnes/candidate.env"
+	beforeEnv    = ".agnes/before.env"
 )
 
 // journal is a deploy that is under way. It is written before each phase
@@ -107,7 +111,7 @@ sync "$1.new" 2>/dev/null || sync
 mv "$1.new" "$1"
 sync .agnes 2>/dev/null || sync`
 
-const removeFenced = fence + `rm -f "$1"`
+const removeFenced = fence + `rm -f "$1" "$3" "$4"`
 
 func (t *transaction) writeJSON(ctx context.Context, name string, v any) error {
 	text, err := json.MarshalIndent(v, "", "  ")
@@ -124,7 +128,7 @@ func (t *transaction) writeOurs(ctx context.Context, name string, text []byte) e
 
 // forget removes the journal: nothing is under way any more.
 func (t *transaction) forget(ctx context.Context) error {
-	out, err := t.host.script(ctx, nil, removeFenced, journalFile, t.id)
+	out, err := t.host.script(ctx, nil, removeFenced, journalFile, t.id, candidateEnv, beforeEnv)
 	return t.fenced(out, err, "remove", journalFile)
 }
 

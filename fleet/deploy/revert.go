@@ -240,7 +240,6 @@ func (t *transaction) oldFiles(ctx context.Context) (files, error) {
 	if err != nil {
 		return files{}, err
 	}
-	const beforeEnv = ".agnes/before.env"
 	return files{Names: strings.Fields(string(out.Stdout)), Env: beforeEnv}, t.host.write(ctx, beforeEnv, editEnv(env, t.envBefore()))
 }
 

@@ -49,7 +49,7 @@ func (t *transaction) pull(ctx context.Context) (string, error) {
 		return "", t.blame(ctx, problem.Wrap(err, problem.Unavailable, "The image's bundle of compose files could not be written out",
 			fmt.Sprintf("Look at it: docker run --rm --entrypoint agnesctl %s host bundle --tar | tar -t", ref)))
 	}
-	t.candidate = files{Names: []string{path.Join(dir, baseFile), path.Join(dir, prodFile)}, Env: path.Join(dir, ".env")}
+	t.candidate = files{Names: []string{path.Join(dir, baseFile), path.Join(dir, prodFile)}, Env: candidateEnv}
 	if slices.Contains(t.j.Live.Names, overrideFile) {
 		t.candidate.Names = append(t.candidate.Names, overrideFile)
 	}
@@ -125,7 +125,7 @@ const stash = `set -eu
 rm -rf "$1.new"
 mkdir -p "$1.new"
 cd "$2"
-find . -type f ! -name .env ! -name bundle.json >"$3/$1.new/.names"
+find . -type f >"$3/$1.new/.names"
 cd "$3"
 : >"$1.new/.absent"
 while read -r f; do
@@ -137,7 +137,7 @@ mv "$1.new" "$1"`
 // install puts the files of $1 in force, each as a whole.
 const install = `set -eu
 cd "$1"
-find . -type f ! -name .env ! -name bundle.json ! -name .names ! -name .absent >"$2/.agnes/install"
+find . -type f ! -name .names ! -name .absent >"$2/.agnes/install"
 cd "$2"
 while read -r f; do
   mkdir -p "$(dirname "$f")"
