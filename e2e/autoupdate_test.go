@@ -124,6 +124,10 @@ func TestAHostKeepsItselfUpToDate(t *testing.T) {
 	}
 	s.holds(t, second.version, before)
 	expect(false, 0, "runs", second.version)
+	if _, errs, code := s.agnesctl("", append(append([]string{"host", "rollback"}, s.where()...), "--soak", "1s")...); code != 4 || !strings.Contains(errs, "went back already") {
+		t.Errorf("going back twice ended with %d: %s", code, errs)
+	}
+	s.holds(t, second.version, before)
 	if text, err := os.ReadFile(filepath.Join(s.dir, ".env")); err != nil || !strings.Contains(string(text), "AGNES_TAG=stable-"+second.version+"\n") {
 		t.Errorf("the rollback is not pinned in .env: %v\n%s", err, text)
 	}

@@ -213,6 +213,37 @@ func TestACanaryIsTakenForwardOrBack(t *testing.T) {
 			t.Errorf("after docker compose up -d %s runs since %s; want %s since %s", now, sinceNow, version, since)
 		}
 	})
+	s.story("an override that names another image is refused before anything is touched", func(t *testing.T) {
+		r := s.release("good", nil)
+		override := filepath.Join(s.dir, "docker-compose.override.yml")
+		text, err := os.ReadFile(override)
+		if err != nil {
+			t.Fatal(err)
+		}
+		writeFile(t, override, strings.Replace(string(text), "  app:\n", "  app:\n    image: other\n", 1))
+		_, since := s.running()
+		o, code := s.deploy(r)
+		writeFile(t, override, string(text))
+		if _, now := s.running(); code != 4 || o.failedAt() != "pull" || now != since || !strings.Contains(o.Hint, "docker-compose.override.yml") {
+			t.Errorf("exit %d at %q, since %s, before %s, hint %q", code, o.failedAt(), now, since, o.Hint)
+		}
+	})
+	s.story("an instance that was taken down is not deployed over", func(t *testing.T) {
+		compose := func(args ...string) {
+			cmd := s.docker.Command(t.Context(), append([]string{"compose"}, args...)...)
+			cmd.Dir = s.dir
+			if out, err := cmd.CombinedOutput(); err != nil {
+				t.Fatalf("%v\n%s", err, out)
+			}
+		}
+		r := s.release("good", nil)
+		compose("down")
+		if o, code := s.deploy(r); code != 4 || !strings.Contains(o.Hint, "docker compose up -d") {
+			t.Errorf("exit %d, hint %q", code, o.Hint)
+		}
+		compose("up", "-d", "--wait")
+		s.holds(t, s.last.version, before)
+	})
 	s.story("the pull breaks off", func(t *testing.T) {
 		r := s.release("large", nil, `RUN ["dd", "if=/dev/urandom", "of=/tmp/large", "bs=1M", "count=8"]`)
 		s.registry.cut.Store(true)

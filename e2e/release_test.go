@@ -49,6 +49,7 @@ func TestABadReleaseIsTakenBackEverywhere(t *testing.T) {
 		t.Errorf("confirmed-%s is at %q, want %s", first.version, got, want)
 	}
 
+	s.docker.Docker("restart", "early") // it asks when it starts, and then every six hours
 	want := "Running deprecated version " + bad.version + ". Update to stable."
 	deadline := time.Now().Add(30 * time.Second)
 	for {

@@ -42,7 +42,6 @@ here is not tried again.`,
 	d.add(c, smoke.ReadOnly, deploy.RestoreState)
 	c.RunE = func(c *cobra.Command, _ []string) error {
 		return d.on(func(o deploy.Options) error {
-			o.Image = standardImage
 			decision, out, err := deploy.AutoUpdate(c.Context(), o)
 			return d.report(decision, out, err)
 		})

@@ -18,9 +18,6 @@ import (
 	"github.com/keboola/agnes-the-ai-analyst/release/oci"
 )
 
-// standardImage is what hosts run unless they say otherwise.
-const standardImage = "ghcr.io/keboola/agnes-the-ai-analyst"
-
 // deployFlags are the flags of every command that takes a host to an image.
 type deployFlags struct {
 	hostFlags
@@ -62,7 +59,7 @@ func (d *deployFlags) add(c *cobra.Command, profile smoke.Profile, schema deploy
 // target declares the flags that name the image.
 func (d *deployFlags) target(c *cobra.Command) {
 	f := c.Flags()
-	f.StringVar(&d.image, "image", standardImage, "repository of the image")
+	f.StringVar(&d.image, "image", "", "repository of the image (AGNES_IMAGE in the host's .env, else "+deploy.StandardImage+")")
 	f.StringVar(&d.tag, "tag", "", "tag to deploy, such as stable or stable-2026.04.3; resolved to a digest once")
 	f.StringVar(&d.digest, "digest", "", "exactly this image, sha256:…; --tag then only names it")
 }
@@ -269,11 +266,7 @@ since; --schema halt, the default, refuses.`,
 	d.add(c, smoke.ReadOnly, deploy.HaltOnSchema)
 	c.RunE = func(c *cobra.Command, _ []string) error {
 		return d.on(func(o deploy.Options) error {
-			previous, err := deploy.Previous(c.Context(), o.Shell, o.Dir)
-			if err != nil {
-				return inconclusive(err)
-			}
-			o.Image, o.Tag, o.Digest = previous.Repository, previous.Tag, previous.Digest
+			o.Back = true
 			return d.conclude(deploy.Deploy(c.Context(), o))
 		})
 	}

@@ -46,9 +46,15 @@ func statusGrid(g *cli.Grid, s deploy.Status) {
 		g.Row("since", when(&s.Current.Since))
 		g.Row("before", s.Current.Previous.Name())
 	}
+	if s.Trouble != "" {
+		g.Row("trouble", s.Trouble)
+	}
+	if s.Locked != "" {
+		g.Row("locked by", s.Locked)
+	}
 	if u := s.Underway; u != nil {
 		state := "interrupted; the next deploy ends it first"
-		if u.Locked {
+		if s.Locked != "" {
 			state = "at work"
 		}
 		g.Row("under way", fmt.Sprintf("%s to %s by %s, at %s: %s", u.ID, u.To.Name(), u.Owner, u.Step, state))

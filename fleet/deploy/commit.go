@@ -16,7 +16,7 @@ func (t *transaction) commit(ctx context.Context) (string, error) {
 		return "", err
 	}
 	now := t.opt.Now().UTC()
-	current := Current{Image: t.j.To, Previous: t.j.From, Backup: t.j.Backup, Schema: t.j.Schema, Since: now}
+	current := Current{Image: t.j.To, Previous: t.j.From, Backup: t.j.Backup, Schema: t.j.Schema, Since: now, Back: t.j.Back}
 	if err := t.writeJSON(ctx, currentFile, current); err != nil {
 		return "", err
 	}

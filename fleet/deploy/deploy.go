@@ -27,6 +27,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"regexp"
 	"time"
 
 	"github.com/keboola/agnes-the-ai-analyst/fleet/smoke"
@@ -57,15 +58,20 @@ const (
 	VerifyOff    SignaturePolicy = "off" // any
 )
 
+// StandardImage is what hosts run unless they say otherwise.
+const StandardImage = "ghcr.io/keboola/agnes-the-ai-analyst"
+
 // Options are one deploy.
 type Options struct {
 	Shell Shell
 	Dir   string // of the host's files, absolute
 	Owner string // who deploys, for others that find the lease taken
 
-	Image  string // repository: ghcr.io/owner/name
+	Image  string // repository; when empty that of the host's .env, else StandardImage
 	Tag    string // resolved to a digest once; recorded beside it
 	Digest string // sha256:…; when it is given, the tag is not asked for
+	Back   bool   // go back to what ran before the last deploy instead
+	Finish bool   // end an interrupted deploy, and begin none
 
 	// Registry answers questions about a repository from where this program runs.
 	Registry func(repository string) (release.Registry, error)
@@ -106,6 +112,7 @@ type Image struct {
 	Digest     string `json:"digest,omitempty"`   // empty for an image built on the host
 	ID         string `json:"image_id,omitempty"` // of the host's docker
 	Version    string `json:"version,omitempty"`
+	Channel    string `json:"channel,omitempty"`
 	Schema     int    `json:"schema_version,omitempty"`
 }
 
@@ -119,6 +126,14 @@ func (i Image) Ref() string {
 		ref += "@" + i.Digest
 	}
 	return ref
+}
+
+// pinned returns the image under the tag of its version, which no release moves.
+func (i Image) pinned() Image {
+	if i.Version != "" && i.Channel != "" {
+		i.Tag = i.Channel + "-" + i.Version
+	}
+	return i
 }
 
 // Name returns how people call it.
@@ -195,9 +210,30 @@ func Deploy(ctx context.Context, o Options) (Outcome, error) {
 	o = o.withDefaults()
 	t := &transaction{opt: o, host: host{shell: o.Shell, dir: o.Dir, log: o.Log}, id: newID(o.Now())}
 	t.out = Outcome{ID: t.id, Host: o.Shell.String(), Verdict: smoke.Inconclusive, DryRun: o.DryRun, Steps: []StepResult{}}
-	err := t.run(ctx)
+	err := o.check()
+	if err == nil {
+		err = t.run(ctx)
+	}
 	t.end(err)
 	return t.out, err
+}
+
+var (
+	// https://github.com/opencontainers/distribution-spec/blob/main/spec.md#pulling-manifests
+	tagPattern    = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9._-]{0,127}$`)
+	digestPattern = regexp.MustCompile(`^sha256:[0-9a-f]{64}$`)
+)
+
+// check refuses what no registry has as a tag or a digest. They are written into
+// .env, where a line break would begin another setting.
+func (o Options) check() error {
+	switch {
+	case o.Tag != "" && !tagPattern.MatchString(o.Tag):
+		return problem.New(problem.Usage, fmt.Sprintf("expected a tag of letters, digits, dots, dashes and underscores, found %q", o.Tag), "name it as in stable-2026.04.3")
+	case o.Digest != "" && !digestPattern.MatchString(o.Digest):
+		return problem.New(problem.Usage, fmt.Sprintf("expected a digest sha256: and 64 hexadecimal digits, found %q", o.Digest), "copy it from the registry: crane digest IMAGE:TAG")
+	}
+	return nil
 }
 
 func (o Options) withDefaults() Options {

@@ -57,14 +57,22 @@ func envValue(text []byte, name string) string {
 		}
 		_, v, _ := strings.Cut(line, "=")
 		v = strings.TrimSpace(v)
-		if n := len(v); n >= 2 && (v[0] == '"' || v[0] == '\'') && v[n-1] == v[0] {
-			v = v[1 : n-1]
+		if at := closing(v); at > 0 {
+			v = v[1:at]
 		} else if at := strings.Index(v, " #"); at >= 0 {
 			v = strings.TrimSpace(v[:at])
 		}
 		value = v
 	}
 	return value
+}
+
+// closing returns where the quote that a value begins with ends, or 0.
+func closing(v string) int {
+	if v == "" || v[0] != '"' && v[0] != '\'' {
+		return 0
+	}
+	return strings.IndexByte(v[1:], v[0]) + 1
 }
 
 func lineName(line string) string {

@@ -28,8 +28,8 @@ func TestOnlyOurLinesOfEnvChange(t *testing.T) {
 
 func TestEnvIsReadAsComposeReadsIt(t *testing.T) {
 	t.Parallel()
-	text := []byte("A=1\nA=2\nB=\"x y\"\nC='#z'\nexport D=d # comment\n#E=no\nF=a#b\n")
-	for name, want := range map[string]string{"A": "2", "B": "x y", "C": "#z", "D": "d", "E": "", "F": "a#b", "G": ""} {
+	text := []byte("A=1\nA=2\nB=\"x y\"\nC='#z'\nexport D=d # comment\n#E=no\nF=a#b\nH=\"stable\" # x\n")
+	for name, want := range map[string]string{"A": "2", "B": "x y", "C": "#z", "D": "d", "E": "", "F": "a#b", "G": "", "H": "stable"} {
 		if got := envValue(text, name); got != want {
 			t.Errorf("%s is %q, want %q", name, got, want)
 		}

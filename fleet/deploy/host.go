@@ -10,6 +10,7 @@ import (
 	"net"
 	"path"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -24,10 +25,12 @@ type host struct {
 	shell Shell
 	dir   string
 	log   *slog.Logger
+	owner string // id of the lease without which nothing is changed; none where nothing is
 }
 
 const (
 	commandTimeout = 2 * time.Minute
+	dockerTimeout  = 8 * time.Minute // with the wait for a command that another deploy left behind
 	// dockerBack is how long docker may be away, as in a restart or an update of
 	// the host's packages.
 	dockerBack = 60 * time.Second
@@ -79,20 +82,25 @@ func (h *host) read(ctx context.Context, name string) (content []byte, found boo
 
 // writeFile replaces a file as a whole: a reader sees the old or the new one,
 // and after a power cut, too. Owner and mode stay; a new file is its owner's alone.
-const writeFile = `set -eu
+const writeFile = holds + `set -eu
 umask 077
 mkdir -p "$(dirname "$1")"
-if [ -e "$1" ]; then cp -p "$1" "$1.new"; fi
-cat >"$1.new"
-[ "$(wc -c <"$1.new")" -eq "$2" ]
-sync "$1.new" 2>/dev/null || sync
-mv "$1.new" "$1"
-sync "$(dirname "$1")" 2>/dev/null || sync`
+at=$1
+if [ -L "$at" ]; then at=$(readlink -f "$at"); fi
+if [ -e "$at" ]; then cp -p "$at" "$at.new"; fi
+cat >"$at.new"
+[ "$(wc -c <"$at.new")" -eq "$2" ]
+sync "$at.new" 2>/dev/null || sync
+mv "$at.new" "$at"
+sync "$(dirname "$at")" 2>/dev/null || sync`
 
 func (h *host) write(ctx context.Context, name string, content []byte) error {
-	out, err := h.script(ctx, bytes.NewReader(content), writeFile, name, strconv.Itoa(len(content)))
+	out, err := h.script(ctx, bytes.NewReader(content), writeFile, h.owner, name, strconv.Itoa(len(content)))
 	if err != nil {
 		return err
+	}
+	if out.Code == leaseLost {
+		return lostLease()
 	}
 	if err := out.Failed(Command{Args: []string{"write", path.Join(h.dir, name)}}); err != nil {
 		p := problem.As(err)
@@ -114,9 +122,11 @@ func (h *host) docker(ctx context.Context, change bool, args ...string) (Output,
 	return h.patient(ctx, h.locked(change, c), "docker "+strings.Join(args, " "))
 }
 
+// locked lets a command that changes something run alone, and only while the
+// lease is ours.
 func (h *host) locked(change bool, c Command) Command {
 	if change {
-		c.Args = append([]string{"flock", "-w", "300", path.Join(h.dir, ".agnes/command.lock")}, c.Args...)
+		c.Args = append([]string{"sh", "-c", holds + `exec flock -w 300 .agnes/command.lock "$@"`, "sh", h.owner}, c.Args...)
 	}
 	return c
 }
@@ -124,10 +134,18 @@ func (h *host) locked(change bool, c Command) Command {
 // patient runs a command that needs docker; shown is how an error names it.
 func (h *host) patient(ctx context.Context, c Command, shown string) (Output, error) {
 	const attempts = 4
+	if _, bounded := ctx.Deadline(); !bounded {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, dockerTimeout)
+		defer cancel()
+	}
 	for again := range attempts {
 		out, err := h.shell.Run(ctx, c)
 		if err != nil {
 			return out, h.lost(ctx, err)
+		}
+		if out.Code == leaseLost && h.owner != "" {
+			return out, lostLease()
 		}
 		if out.Code == 0 || again == attempts-1 || !noDocker.Match(bytes.TrimSpace(out.Stderr)) {
 			return out, out.Failed(Command{Args: []string{shown}})
@@ -168,7 +186,10 @@ func (h *host) composeArgs(f files, args ...string) []string {
 		all = append(all, "--env-file", path.Join(h.dir, f.Env))
 	}
 	for _, name := range f.Names {
-		all = append(all, "-f", path.Join(h.dir, name))
+		if !path.IsAbs(name) {
+			name = path.Join(h.dir, name)
+		}
+		all = append(all, "-f", name)
 	}
 	return append(all, args...)
 }
@@ -197,14 +218,29 @@ const (
 	overrideFile = "docker-compose.override.yml"
 )
 
-// liveFiles returns the compose files that a person in the host's directory
-// would have in force.
+// liveFiles returns the compose files in force: the release's that are there,
+// and the customer's, by compose's own names for an override or by COMPOSE_FILE.
 func (h *host) liveFiles(ctx context.Context) (files, error) {
-	out, err := h.script(ctx, nil, `for f in "$@"; do if [ -e "$f" ]; then echo "$f"; fi; done`, baseFile, prodFile, overrideFile)
+	env, _, err := h.read(ctx, ".env")
 	if err != nil {
 		return files{}, err
 	}
-	return files{Names: strings.Fields(string(out.Stdout))}, nil
+	names := []string{baseFile, prodFile, overrideFile, "docker-compose.override.yaml", "compose.override.yml", "compose.override.yaml"}
+	for _, name := range strings.Split(envValue(env, "COMPOSE_FILE"), ":") {
+		if name != "" && !slices.Contains(names, path.Clean(name)) {
+			names = append(names, path.Clean(name))
+		}
+	}
+	out, err := h.script(ctx, nil, `for f in "$@"; do if [ -e "$f" ]; then printf '%s\n' "$f"; fi; done`, names...)
+	if err != nil {
+		return files{}, err
+	}
+	return files{Names: slices.Collect(strings.FieldsFuncSeq(string(out.Stdout), func(r rune) bool { return r == '\n' }))}, nil
+}
+
+// customers returns the files that no release brings.
+func (f files) customers() []string {
+	return slices.DeleteFunc(slices.Clone(f.Names), func(name string) bool { return name == baseFile || name == prodFile })
 }
 
 // container is one of the project's, as docker inspect tells it.
@@ -216,7 +252,6 @@ type container struct {
 		Status    string
 		StartedAt string
 		Error     string
-		Health    *struct{ Status string }
 	}
 	Config struct {
 		Image  string
@@ -266,7 +301,6 @@ func (h *host) containers(ctx context.Context, filters ...string) ([]container, 
 type dockerImage struct {
 	ID          string `json:"Id"`
 	RepoDigests []string
-	RepoTags    []string
 	Config      struct{ Labels map[string]string }
 }
 
@@ -285,22 +319,38 @@ func (h *host) image(ctx context.Context, ref string) (dockerImage, bool, error)
 	return list[0], true, nil
 }
 
-// describe returns what is known of an image of the host, under the name of a
-// repository where it has several.
-func describe(i dockerImage, repository string) Image {
+// describe returns what is known of an image of the host. Where it has several
+// names and digests, those of a repository are taken, and best a certain digest.
+func describe(i dockerImage, repository, digest string) Image {
 	out := Image{ID: i.ID}
-	out.Version, out.Schema = versionOf(i.Config.Labels)
+	out.label(i.Config.Labels)
+	rank := 0
 	for _, ref := range i.RepoDigests {
-		if name, digest, _ := strings.Cut(ref, "@"); out.Digest == "" || name == repository {
-			out.Repository, out.Digest = name, digest
+		name, d, _ := strings.Cut(ref, "@")
+		r := 1
+		if name == repository {
+			r = 2
+		}
+		if d == digest {
+			r += 2
+		}
+		if r > rank {
+			rank, out.Repository, out.Digest = r, name, d
 		}
 	}
 	return out
 }
 
-func versionOf(labels map[string]string) (version string, schema int) {
-	schema, _ = strconv.Atoi(labels["io.agnes.schema-version"]) // 0 where it is not said
-	return labels["org.opencontainers.image.version"], schema
+// label takes what an image says of itself. A version that could be no tag is
+// none: it would be written into .env.
+func (i *Image) label(labels map[string]string) {
+	i.Schema, _ = strconv.Atoi(labels["io.agnes.schema-version"]) // 0 where it is not said
+	if v := labels["org.opencontainers.image.version"]; tagPattern.MatchString(v) {
+		i.Version = v
+	}
+	if c := labels["io.agnes.channel"]; c == "stable" || c == "dev" {
+		i.Channel = c
+	}
 }
 
 // address returns where the instance's port is reached on the host: the
@@ -316,7 +366,10 @@ func (c container) address() (string, bool) {
 		}
 		return net.JoinHostPort(ip, published[0].HostPort), true
 	}
-	for _, n := range c.NetworkSettings.Networks {
+	for name, n := range c.NetworkSettings.Networks {
+		if name == "host" {
+			return "127.0.0.1:8000", true
+		}
 		if n.IPAddress != "" {
 			return net.JoinHostPort(n.IPAddress, "8000"), true
 		}

@@ -58,6 +58,7 @@ type journal struct {
 	Drained   bool          `json:"drained,omitempty"`
 	Ready     bool          `json:"ready,omitempty"`   // the new version was
 	Stopped   bool          `json:"stopped,omitempty"` // for a backup, before the switch
+	Back      bool          `json:"back,omitempty"`    // a rollback by hand
 	Older     string        `json:"older,omitempty"`   // backup to restore on the way to an older schema
 	Policy    SchemaPolicy  `json:"policy"`
 	Verdict   smoke.Verdict `json:"verdict,omitempty"` // why it goes back
@@ -78,6 +79,7 @@ type Record struct {
 	Restored string        `json:"restored,omitempty"` // backup
 	Backup   string        `json:"backup,omitempty"`
 	Reason   string        `json:"reason,omitempty"`
+	Back     bool          `json:"back,omitempty"` // a rollback by hand
 }
 
 // Current is what the last deploy that stayed has left, and where it came from.
@@ -87,6 +89,7 @@ type Current struct {
 	Backup   string    `json:"backup,omitempty"` // of the state before it
 	Schema   int       `json:"schema_before,omitempty"`
 	Since    time.Time `json:"since"`
+	Back     bool      `json:"back,omitempty"` // the last deploy was a rollback by hand
 }
 
 func newID(now time.Time) string {
@@ -102,6 +105,14 @@ exec 9>.agnes/lease.lock
 flock -w 10 9
 read -r id <.agnes/lease || exit 76
 [ "$id" = "$2" ] || exit 76
+`
+
+// holds is the same for a command that can take long: it looks, and lets go. The
+// id is $1 and shifted away; without one there is nothing to hold.
+const holds = `if [ -n "$1" ]; then
+  (exec 9>.agnes/lease.lock && flock -w 10 9 && read -r id <.agnes/lease && [ "$id" = "$1" ]) || exit 76
+fi
+shift
 `
 
 const writeFenced = fence + `umask 077
@@ -137,7 +148,7 @@ func (t *transaction) fenced(out Output, err error, verb, name string) error {
 	case err != nil:
 		return err
 	case out.Code == leaseLost:
-		return problem.Wrap(errLost, problem.Refused, "The deploy stopped", "Look at the other one: agnesctl host status")
+		return lostLease()
 	}
 	return out.Failed(Command{Args: []string{verb, name, "on", t.opt.Shell.String()}})
 }
@@ -208,6 +219,6 @@ func history(ctx context.Context, h *host) ([]Record, error) {
 func (t *transaction) record(verdict smoke.Verdict, now time.Time) Record {
 	return Record{
 		ID: t.j.ID, Owner: t.j.Owner, Started: t.j.StartedAt, Ended: now, From: t.j.From, To: t.j.To,
-		Verdict: verdict, Reverted: t.out.Reverted, Halted: t.out.Halted, Restored: t.out.Restored, Backup: t.j.Backup, Reason: t.j.Reason,
+		Verdict: verdict, Reverted: t.out.Reverted, Halted: t.out.Halted, Restored: t.out.Restored, Backup: t.j.Backup, Reason: t.j.Reason, Back: t.j.Back,
 	}
 }

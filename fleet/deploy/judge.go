@@ -4,12 +4,14 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/keboola/agnes-the-ai-analyst/agent/api"
 	"github.com/keboola/agnes-the-ai-analyst/fleet/smoke"
+	"github.com/keboola/agnes-the-ai-analyst/internal/pause"
 	"github.com/keboola/agnes-the-ai-analyst/internal/problem"
 )
 
@@ -51,6 +53,7 @@ func (t *transaction) ready(ctx context.Context) (string, error) {
 	began := time.Now()
 	deadline := began.Add(t.opt.ReadyWait)
 	const mostRestarts = 3
+	first, restarts := "", 0 // a container that has run for long may have been restarted before
 	for {
 		list, err := t.host.app(ctx, t.j.Project)
 		if err != nil {
@@ -58,20 +61,23 @@ func (t *transaction) ready(ctx context.Context) (string, error) {
 		}
 		if len(list) == 1 {
 			c := list[0]
-			if c.RestartCount >= mostRestarts {
+			if first == "" || first != c.ID {
+				first, restarts = c.ID, c.RestartCount
+			}
+			if c.RestartCount-restarts >= mostRestarts {
 				return "", t.blame(ctx, problem.New(problem.Unavailable,
-					fmt.Sprintf("The instance ended %d times instead of getting ready: %s", c.RestartCount, t.lastWords(ctx, c)),
+					fmt.Sprintf("The instance ended %d times instead of getting ready: %s", c.RestartCount-restarts, t.lastWords(ctx, c)),
 					"Its log: docker compose logs app"))
 			}
 			for range 4 { // asking docker costs more than asking the instance
 				if t.isReady(ctx, c) {
 					return fmt.Sprintf("after %.1f s", time.Since(began).Seconds()), nil
 				}
-				if err := sleep(ctx, 250*time.Millisecond); err != nil {
+				if err := pause.For(ctx, 250*time.Millisecond); err != nil {
 					return "", err
 				}
 			}
-		} else if err := sleep(ctx, 500*time.Millisecond); err != nil {
+		} else if err := pause.For(ctx, 500*time.Millisecond); err != nil {
 			return "", err
 		}
 		if time.Now().After(deadline) {
@@ -115,12 +121,15 @@ func (t *transaction) inSetup(ctx context.Context, address string) bool {
 	return err == nil && health.SetupRequired
 }
 
+// setupToken matches the token in the link that a fresh instance prints.
+var setupToken = regexp.MustCompile(`token=[^\s"&]+`)
+
 func (t *transaction) lastWords(ctx context.Context, c container) string {
 	out, err := t.host.docker(ctx, false, "logs", "--tail", "5", c.ID)
 	if err != nil {
 		return "its log cannot be read"
 	}
-	said := strings.TrimSpace(string(out.Stderr) + string(out.Stdout))
+	said := strings.TrimSpace(setupToken.ReplaceAllString(string(out.Stderr)+string(out.Stdout), "token=[redacted]"))
 	if said == "" {
 		return "its log is empty"
 	}
@@ -144,7 +153,7 @@ func (t *transaction) undisturbed(ctx context.Context, look func(context.Context
 	for again := 1; ; again++ {
 		c, err := t.settled(ctx)
 		if err != nil {
-			return "", t.blame(ctx, err)
+			return "", t.blameDown(ctx, err)
 		}
 		detail, err := look(ctx, c)
 		if err == nil || again == most {
@@ -168,10 +177,19 @@ func (t *transaction) settled(ctx context.Context) (container, error) {
 		if err == nil || time.Now().After(deadline) {
 			return c, err
 		}
-		if err := sleep(ctx, 250*time.Millisecond); err != nil {
+		if err := pause.For(ctx, 250*time.Millisecond); err != nil {
 			return c, err
 		}
 	}
+}
+
+// blameDown speaks against the image where its container is down, and not where
+// that could not be seen.
+func (t *transaction) blameDown(ctx context.Context, err error) error {
+	if problem.As(err).Code != notRunning {
+		return err
+	}
+	return t.blame(ctx, err)
 }
 
 func (t *transaction) smoke(ctx context.Context) (string, error) {
@@ -206,7 +224,7 @@ func (t *transaction) smokeOnce(ctx context.Context, c container) (string, error
 	if o.Account.Email == "" {
 		var err error
 		if o.AdminToken, err = t.operatorToken(ctx, c); err != nil {
-			return "", t.blame(ctx, err)
+			return "", err
 		}
 	}
 	report := smoke.Run(ctx, o)
@@ -251,6 +269,9 @@ func (t *transaction) soakOnce(ctx context.Context, first container) (string, er
 	for until := time.Now().Add(t.opt.Soak); time.Now().Before(until); {
 		c, err := t.running(ctx)
 		if err != nil || c.ID != first.ID || c.State.StartedAt != first.State.StartedAt {
+			if err != nil && problem.As(err).Code != notRunning {
+				return "", err
+			}
 			return "", t.blame(ctx, problem.New(problem.Unavailable, "The instance did not stay up while it was watched.", "Its log: docker compose logs app"))
 		}
 		health, err := client.Health(ctx)
@@ -262,7 +283,7 @@ func (t *transaction) soakOnce(ctx context.Context, first container) (string, er
 		if misses >= mostMisses {
 			return "", t.blame(ctx, problem.New(problem.Unavailable, fmt.Sprintf("The instance was unhealthy %d times in a row while it was watched.", misses), "Ask it: agnesctl instance health"))
 		}
-		if err := sleep(ctx, min(time.Second, max(t.opt.Soak/4, 10*time.Millisecond))); err != nil {
+		if err := pause.For(ctx, min(time.Second, max(t.opt.Soak/4, 10*time.Millisecond))); err != nil {
 			return "", err
 		}
 	}

@@ -17,7 +17,7 @@ import (
 // that reads and changes it holds a flock while it does, so that two who come
 // at once cannot both take it.
 const takeLease = `set -eu
-mkdir -p .agnes && chmod 700 .agnes
+[ -d .agnes ] || mkdir -m 700 .agnes || [ -d .agnes ]
 exec 9>.agnes/lease.lock
 flock -w 10 9
 now=$(date +%s)
@@ -44,6 +44,9 @@ flock -w 10 9
 read -r id <.agnes/lease && [ "$id" = "$1" ] && rm -f .agnes/lease
 exit 0`
 
+// hostLocked is the code of a refusal because another deploy has the host.
+const hostLocked = "host_locked"
+
 const (
 	leaseTaken = 75
 	leaseLost  = 76
@@ -53,6 +56,10 @@ const (
 // transaction does next could undo what they do.
 var errLost = errors.New("the lease on the host was lost to another deploy")
 
+func lostLease() error {
+	return problem.Wrap(errLost, problem.Refused, "The deploy stopped", "Look at the other one: agnesctl host status")
+}
+
 // lease takes the host for this transaction and keeps it until the returned
 // function is called. The returned context ends with ctx and when the lease is
 // lost; t.held ends when the lease is lost only, for the way back must be
@@ -61,6 +68,7 @@ func (t *transaction) lease(ctx context.Context) (context.Context, func(), error
 	if err := t.takeLease(ctx); err != nil {
 		return ctx, nil, err
 	}
+	t.host.owner = t.id
 	held, lose := context.WithCancelCause(context.WithoutCancel(ctx))
 	t.held = held
 	stopped := make(chan struct{})
@@ -105,7 +113,7 @@ func (t *transaction) takeLease(ctx context.Context) error {
 		if !t.opt.Now().Before(until) {
 			return problem.New(problem.Refused,
 				fmt.Sprintf("Another deploy works on %s: %s (%s). Its lease ends in %s s unless it is renewed.", t.opt.Shell, owner(lines[2]), lines[0], lines[1]),
-				"Let it finish, then run this again; agnesctl host status shows how far it is.").WithCode("host_locked")
+				"Let it finish, then run this again; agnesctl host status shows how far it is.").WithCode(hostLocked)
 		}
 		if err := pause.For(ctx, time.Second); err != nil {
 			return err
@@ -141,10 +149,11 @@ func (t *transaction) keepLease(ctx context.Context, lose context.CancelCauseFun
 func seconds(d time.Duration) int { return max(1, int(d/time.Second)) }
 
 // self names this process so that another one on the same machine can tell
-// whether it still lives: boot, process id and its start within that boot.
+// whether it still lives: boot, PID namespace, process id and its start within
+// that boot.
 func self() string {
 	pid := os.Getpid()
-	return fmt.Sprintf("[%s %d %s]", boot(), pid, startOf(pid))
+	return fmt.Sprintf("[%s %s %d %s]", boot(), namespace(), pid, startOf(pid))
 }
 
 func owner(text string) string {
@@ -157,16 +166,26 @@ func owner(text string) string {
 // ended reports whether an owner was a process of this very machine that is no
 // more. Of any other owner it knows nothing.
 func ended(text string) bool {
-	at := strings.LastIndex(text, "[")
+	at := strings.LastIndex(text, " [")
 	if at < 0 {
 		return false
 	}
-	parts := strings.Fields(strings.TrimSuffix(text[at+1:], "]"))
-	if len(parts) != 3 || parts[0] == "-" || parts[0] != boot() {
+	parts := strings.Fields(strings.TrimSuffix(text[at+2:], "]"))
+	if len(parts) != 4 || parts[0] == "-" || parts[0] != boot() || parts[1] == "-" || parts[1] != namespace() {
 		return false
 	}
-	pid, err := strconv.Atoi(parts[1])
-	return err == nil && startOf(pid) != parts[2]
+	pid, err := strconv.Atoi(parts[2])
+	return err == nil && startOf(pid) != parts[3]
+}
+
+// namespace tells processes of two containers apart, whose ids mean nothing to
+// each other.
+func namespace() string {
+	ns, err := os.Readlink("/proc/self/ns/pid")
+	if err != nil {
+		return "-"
+	}
+	return strings.Trim(ns, "pid:[]")
 }
 
 func boot() string {

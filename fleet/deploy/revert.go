@@ -20,10 +20,24 @@ func (t *transaction) resume(ctx context.Context) (done bool, err error) {
 	}
 	t.out.Resumed = j.ID
 	t.opt.Log.Info("An interrupted deploy is ended first.", "deploy", j.ID, "phase", j.Phase, "step", j.Step, "to", j.To.Name())
-	same := t.wants(j.To)
+	same := t.wants(j)
 	now := t.j
 	t.j = j
 	switch {
+	case t.opt.Back && !j.Back && j.Phase != committing: // going back is what ending it means
+		t.out.From, t.out.To = j.From, j.To
+		if j.Phase == preparing {
+			t.undo(ctx)
+			t.out.Verdict, t.out.Running = smoke.Pass, j.From
+			t.out.Message = "the interrupted deploy of " + j.To.Name() + " had touched nothing and is ended; " + j.From.Name() + " runs"
+			return true, t.forget(ctx)
+		}
+		err := t.goBack(problem.New(problem.Unavailable, "The deploy was interrupted, and somebody went back.", ""))
+		if t.out.Reverted {
+			t.out.Verdict, t.out.Message = smoke.Pass, j.From.Name()+" runs again"
+			err = nil
+		}
+		return true, err
 	case j.Phase == preparing:
 		t.undo(ctx)
 		if err := t.forget(ctx); err != nil {
@@ -50,6 +64,17 @@ func (t *transaction) resume(ctx context.Context) (done bool, err error) {
 		t.resumed = true
 		t.out.From, t.out.To, t.out.Backup, t.out.Running = j.From, j.To, j.Backup, j.From
 		return false, nil
+	case j.Phase == judging: // people may have worked with it for days: what is good stays
+		t.out.From, t.out.To, t.out.Backup = j.From, j.To, j.Backup
+		err := t.steps(ctx, t.after()[1:])
+		if err == nil {
+			err = t.step(ctx, step{"commit", false, "", t.commit})
+		} else if err = t.goBack(err); t.out.Reverted {
+			err = nil
+		}
+		if err != nil {
+			return true, err
+		}
 	default:
 		t.out.From, t.out.To = j.From, j.To
 		err := t.goBack(problem.New(problem.Unavailable, "The deploy was interrupted, and another one was asked for.", ""))
@@ -62,8 +87,15 @@ func (t *transaction) resume(ctx context.Context) (done bool, err error) {
 	return false, nil
 }
 
-// wants reports whether an image is the one that is asked for.
-func (t *transaction) wants(i Image) bool {
+// wants reports whether a deploy is the one that is asked for.
+func (t *transaction) wants(j journal) bool {
+	i := j.To
+	if t.opt.Back || j.Back && t.opt.Finish {
+		return j.Back
+	}
+	if t.opt.Image == "" {
+		i.Repository = ""
+	}
 	if t.opt.Digest != "" {
 		return i.Digest == t.opt.Digest && i.Repository == t.opt.Image
 	}
@@ -107,14 +139,16 @@ func (t *transaction) stuck(why, err error) error {
 	p := problem.Wrap(err, problem.Unavailable,
 		fmt.Sprintf("%s And the way back on %s failed", sentence(why), t.opt.Shell),
 		"Run this again: it goes on with the way back. Until then: agnesctl host status")
-	if verdictOf(why) == smoke.Fail {
-		return against(p)
-	}
-	return p
+	return judged{verdictOf(why), p} // not that of the old version, which may be slow
 }
 
 // sentence returns an error's text with a full stop.
 func sentence(err error) string { return strings.TrimRight(err.Error(), ".") + "." }
+
+// restorable is how old a deploy may be for its backup to be restored without
+// asking: one that was interrupted and found days later would take away all that
+// people did since.
+const restorable = 2 * time.Hour
 
 // halt stops the new version and finds out whether it has moved the schema.
 func (t *transaction) halt(ctx context.Context) (string, error) {
@@ -122,10 +156,17 @@ func (t *transaction) halt(ctx context.Context) (string, error) {
 	if !t.j.Ready {
 		within = shortGrace
 	}
+	if list, err := t.host.app(ctx, t.j.Project); err == nil && len(list) == 1 && list[0].Image == t.j.From.ID {
+		within = grace // a way back that was interrupted at its end
+	}
 	if err := t.stop(ctx, within); err != nil {
 		return "", err
 	}
-	if !t.j.WasUp || t.j.Policy != HaltOnSchema {
+	policy, since := t.j.Policy, t.opt.Now().Sub(t.j.StartedAt)
+	if since > restorable {
+		policy = HaltOnSchema
+	}
+	if !t.j.WasUp || policy != HaltOnSchema {
 		return "stopped", nil
 	}
 	moved, err := t.moved(ctx)
@@ -138,6 +179,13 @@ func (t *transaction) halt(ctx context.Context) (string, error) {
 	t.out.Halted, t.out.Running = true, t.j.To
 	t.out.Hint = fmt.Sprintf("Decide: mend it forward, or go back and lose what changed since the backup %s: agnesctl host deploy --image %s --tag %s --digest %s --schema restore",
 		t.j.Backup, t.j.From.Repository, t.j.From.Tag, t.j.From.Digest)
+	current := Current{Image: t.j.To, Previous: t.j.From, Backup: t.j.Backup, Schema: t.j.Schema, Since: t.opt.Now().UTC()}
+	if err := t.writeJSON(ctx, currentFile, current); err != nil {
+		return "", err
+	}
+	if since > restorable {
+		return fmt.Sprintf("the schema moved, and people may have worked with it for %s: %s is left running", since.Round(time.Minute), t.j.To.Name()), nil
+	}
 	return fmt.Sprintf("the schema moved and the policy is %s: %s is left running", HaltOnSchema, t.j.To.Name()), nil
 }
 
@@ -148,7 +196,7 @@ func (t *transaction) restore(ctx context.Context) (string, error) {
 		return "", err
 	}
 	if stashed.Code == 0 { // else the switch had not come so far
-		out, err := t.host.script(ctx, nil, install, t.stashDir(), t.host.dir)
+		out, err := t.host.script(ctx, nil, install, t.id, t.stashDir(), t.host.dir)
 		if err == nil {
 			err = out.Failed(Command{Args: []string{"install", "files", "from", t.stashDir()}})
 		}
@@ -190,13 +238,10 @@ func (t *transaction) restore(ctx context.Context) (string, error) {
 func (t *transaction) envBefore() map[string]string {
 	from := t.j.From
 	if !t.j.WasUp {
-		return map[string]string{
-			envImage: envValue(t.j.Env, envImage), envTag: envValue(t.j.Env, envTag),
-			envDigest: envValue(t.j.Env, envDigest), envBundle: envValue(t.j.Env, envBundle),
-		}
+		return t.envLines()
 	}
 	if from.Digest == "" { // built on the host
-		from.Repository, from.Tag = "agnes-rollback", t.j.Project
+		from.Repository, from.Tag = rollbackName, t.j.Project
 	}
 	if from.Tag == "" {
 		from.Tag = "stable"
@@ -204,6 +249,15 @@ func (t *transaction) envBefore() map[string]string {
 	env := envOf(from)
 	env[envBundle] = envValue(t.j.Env, envBundle)
 	return env
+}
+
+// envLines returns our lines of .env as they were.
+func (t *transaction) envLines() map[string]string {
+	lines := map[string]string{}
+	for _, name := range []string{envImage, envTag, envDigest, envBundle} {
+		lines[name] = envValue(t.j.Env, name)
+	}
+	return lines
 }
 
 // moved asks the old version whether the schema of the data is another than it
@@ -271,6 +325,15 @@ func (t *transaction) back(ctx context.Context) (string, error) {
 	}
 	if _, err := t.ready(ctx); err != nil {
 		return "", err
+	}
+	if t.j.From.Digest == "" { // built here: its customer's own lines name it, too
+		env, _, err := t.host.read(ctx, ".env")
+		if err != nil {
+			return "", err
+		}
+		if err := t.host.write(ctx, ".env", editEnv(env, t.envLines())); err != nil {
+			return "", err
+		}
 	}
 	t.out.Reverted, t.out.Running = true, t.j.From
 	return t.j.From.Name() + " runs again", nil

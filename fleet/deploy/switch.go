@@ -11,11 +11,8 @@ import (
 	"strings"
 	"time"
 
-	"github.com/keboola/agnes-the-ai-analyst/internal/pause"
 	"github.com/keboola/agnes-the-ai-analyst/internal/problem"
 )
-
-func sleep(ctx context.Context, d time.Duration) error { return pause.For(ctx, d) }
 
 // releaseDir is where the bundle of an image lies until it is in force.
 func releaseDir(i Image) string {
@@ -23,16 +20,24 @@ func releaseDir(i Image) string {
 }
 
 // unpack writes the bundle that an image carries into $2. It is whole or absent.
-const unpack = `set -eu
+const unpack = holds + `set -eu
 exec 8>.agnes/command.lock
 flock -w 300 8
 rm -rf "$2" "$2.new"
 mkdir -p "$2.new"
-docker run --rm --network none --log-driver none --entrypoint agnesctl "$1" host bundle --tar >"$2.new/bundle.tar"
+docker run --rm --network none --log-driver none --entrypoint agnesctl "$1" host bundle --tar >"$2.new/bundle.tar" || {
+  code=$?
+  [ "$code" -eq 125 ] || exit 91
+  exit "$code"
+}
 tar -xof "$2.new/bundle.tar" -C "$2.new"
 rm "$2.new/bundle.tar"
-[ -s "$2.new/docker-compose.yml" ] && [ -s "$2.new/docker-compose.prod.yml" ]
+[ -s "$2.new/docker-compose.yml" ] && [ -s "$2.new/docker-compose.prod.yml" ] || exit 91
 mv "$2.new" "$2"`
+
+// noBundle is the exit code of unpack for an image that is at fault itself: its
+// program ended badly, or made no bundle. 125 is docker's own trouble.
+const noBundle = 91
 
 // pull fetches all that the new release needs and proves that its files and the
 // customer's fit, before anything is touched.
@@ -45,28 +50,37 @@ func (t *transaction) pull(ctx context.Context) (string, error) {
 		return "", err
 	}
 	dir := releaseDir(t.j.To)
-	if _, err := t.host.patient(ctx, Command{Args: []string{"sh", "-c", unpack, "sh", ref, dir}, Dir: t.host.dir}, "docker run "+ref+" host bundle"); err != nil {
-		return "", t.blame(ctx, problem.Wrap(err, problem.Unavailable, "The image's bundle of compose files could not be written out",
-			fmt.Sprintf("Look at it: docker run --rm --entrypoint agnesctl %s host bundle --tar | tar -t", ref)))
+	out, err := t.host.patient(ctx, Command{Args: []string{"sh", "-c", unpack, "sh", t.id, ref, dir}, Dir: t.host.dir}, "docker run "+ref+" host bundle")
+	if err != nil {
+		err = problem.Wrap(err, problem.Unavailable, "The image's bundle of compose files could not be written out",
+			fmt.Sprintf("Look at it: docker run --rm --entrypoint agnesctl %s host bundle --tar | tar -t", ref))
+		if out.Code == noBundle {
+			return "", t.blame(ctx, err)
+		}
+		return "", err
 	}
-	t.candidate = files{Names: []string{path.Join(dir, baseFile), path.Join(dir, prodFile)}, Env: candidateEnv}
-	if slices.Contains(t.j.Live.Names, overrideFile) {
-		t.candidate.Names = append(t.candidate.Names, overrideFile)
-	}
+	t.candidate = files{Names: append([]string{path.Join(dir, baseFile), path.Join(dir, prodFile)}, t.j.Live.customers()...), Env: candidateEnv}
 	if err := t.host.write(ctx, t.candidate.Env, editEnv(t.j.Env, envOf(t.j.To))); err != nil {
 		return "", err
 	}
-	project, err := t.host.projectName(ctx, t.candidate)
+	config, err := t.host.config(ctx, t.candidate)
 	if err != nil {
 		return "", problem.Wrap(err, problem.Refused, "The release's compose files and the customer's do not fit together",
 			fmt.Sprintf("Mend %s on %s, then run this again.", overrideFile, t.opt.Shell)).WithCode("compose_invalid")
 	}
-	if project != t.j.Project {
+	if got := config.Services[service].Image; !strings.HasSuffix(got, "@"+t.j.To.Digest) {
+		return "", problem.New(problem.Refused,
+			fmt.Sprintf("The service %s would run %q instead of %s: a file of the customer's names another image.", service, got, t.j.To.Name()),
+			fmt.Sprintf("Take image: and build: of the service %s out of %s on %s, then run this again.", service, strings.Join(t.j.Live.customers(), ", "), t.opt.Shell)).WithCode("compose_invalid")
+	}
+	if project := config.Name; project != t.j.Project {
 		return "", problem.New(problem.Refused,
 			fmt.Sprintf("The compose project would change its name from %s to %s, and with it the volume that holds the data.", t.j.Project, project),
 			fmt.Sprintf("Keep the name: add COMPOSE_PROJECT_NAME=%s to %s/.env on %s", t.j.Project, t.host.dir, t.opt.Shell)).WithCode("project_changed")
 	}
-	if _, err := t.host.compose(ctx, true, t.candidate, "pull", "--policy", "missing", "--ignore-buildable", "--quiet"); err != nil {
+	pulling, cancel := context.WithTimeout(ctx, pullTimeout)
+	defer cancel()
+	if _, err := t.host.compose(pulling, true, t.candidate, "pull", "--policy", "missing", "--ignore-buildable", "--quiet"); err != nil {
 		return "", problem.Wrap(err, problem.Unavailable, "An image of the release could not be pulled",
 			"Try again in a moment: nothing that runs was touched.")
 	}
@@ -106,16 +120,21 @@ var noSpace = regexp.MustCompile(`(?i)no space left on device|disk quota exceede
 
 // projectName asks compose for the name in force; the answer holds the
 // customer's environment, so it is not logged.
-func (h *host) projectName(ctx context.Context, f files) (string, error) {
+func (h *host) config(ctx context.Context, f files) (c composeConfig, err error) {
 	out, err := h.compose(ctx, false, f, "config", "--format", "json")
 	if err != nil {
-		return "", err
+		return c, err
 	}
-	var config struct{ Name string }
-	if err := json.Unmarshal(out.Stdout, &config); err != nil || config.Name == "" {
-		return "", problem.New(problem.Unavailable, "docker compose config named no project.", "Look at it: docker compose config")
+	if err := json.Unmarshal(out.Stdout, &c); err != nil || c.Name == "" {
+		return c, problem.New(problem.Unavailable, "docker compose config named no project.", "Look at it: docker compose config")
 	}
-	return config.Name, nil
+	return c, nil
+}
+
+// composeConfig is what compose makes of its files.
+type composeConfig struct {
+	Name     string
+	Services map[string]struct{ Image string }
 }
 
 // stash copies the files that the switch replaces to $1, and notes which of
@@ -135,7 +154,7 @@ sync
 mv "$1.new" "$1"`
 
 // install puts the files of $1 in force, each as a whole.
-const install = `set -eu
+const install = holds + `set -eu
 cd "$1"
 find . -type f ! -name .names ! -name .absent >"$2/.agnes/install"
 cd "$2"
@@ -155,7 +174,7 @@ func (t *transaction) switchOver(ctx context.Context) (string, error) {
 		return "", err
 	}
 	dir := releaseDir(t.j.To)
-	for _, s := range [][]string{{stash, t.stashDir(), dir, t.host.dir}, {install, dir, t.host.dir}} {
+	for _, s := range [][]string{{stash, t.stashDir(), dir, t.host.dir}, {install, t.id, dir, t.host.dir}} {
 		out, err := t.host.script(ctx, nil, s[0], s[1:]...)
 		if err == nil {
 			err = out.Failed(Command{Args: []string{"install", "files", "from", dir}})

@@ -11,6 +11,7 @@ import (
 
 	"github.com/keboola/agnes-the-ai-analyst/agent/api"
 	"github.com/keboola/agnes-the-ai-analyst/fleet/smoke"
+	"github.com/keboola/agnes-the-ai-analyst/internal/pause"
 	"github.com/keboola/agnes-the-ai-analyst/internal/problem"
 	"github.com/keboola/agnes-the-ai-analyst/internal/redact"
 	"github.com/keboola/agnes-the-ai-analyst/release"
@@ -77,8 +78,13 @@ func (t *transaction) run(ctx context.Context) error {
 		return err
 	}
 	defer release()
-	if done, err := t.resume(leased); done || err != nil {
+	done, err := t.resume(leased)
+	if done || err != nil {
 		return err
+	}
+	if t.opt.Finish && !t.resumed {
+		t.out.Verdict, t.out.Message = smoke.Pass, "no deploy is under way"
+		return nil
 	}
 	return t.perform(leased)
 }
@@ -144,9 +150,19 @@ func (t *transaction) note(name string, began time.Time, detail string, err erro
 	}
 }
 
+// firstContact is how long docker may be away before a deploy begins.
+const firstContact = 20 * time.Second
+
 // preflight finds out what runs, and whether the host can be deployed to.
 func (t *transaction) preflight(ctx context.Context) (string, error) {
-	out, err := t.host.docker(ctx, false, "version", "--format", "{{.Server.Version}}")
+	if t.opt.Back {
+		if err := t.chooseBack(ctx); err != nil {
+			return "", err
+		}
+	}
+	first, cancel := context.WithTimeout(ctx, firstContact)
+	defer cancel()
+	out, err := t.host.docker(first, false, "version", "--format", "{{.Server.Version}}")
 	if err != nil {
 		return "", problem.Wrap(err, problem.Unavailable, fmt.Sprintf("Docker does not answer on %s", t.opt.Shell),
 			"Start it there, or let the user of the connection use it: sudo usermod -aG docker USER")
@@ -165,6 +181,11 @@ func (t *transaction) preflight(ctx context.Context) (string, error) {
 		return "", err
 	}
 	now := "nothing runs yet"
+	if !t.j.WasUp {
+		if err := t.hidden(ctx); err != nil {
+			return "", err
+		}
+	}
 	if t.j.WasUp {
 		now = t.j.From.Name() + " runs"
 		if err := t.wayBack(ctx); err != nil {
@@ -172,6 +193,21 @@ func (t *transaction) preflight(ctx context.Context) (string, error) {
 		}
 	}
 	return fmt.Sprintf("docker %s, compose %s, project %s; %s", docker, compose, t.j.Project, now), nil
+}
+
+// hidden refuses to deploy over data whose instance was taken down: there would
+// be neither a backup nor a way back for it.
+func (t *transaction) hidden(ctx context.Context) error {
+	if !slices.Contains(t.j.Live.Names, baseFile) {
+		return nil // nothing was ever kept here; a first deploy that went back may have left a volume
+	}
+	out, err := t.host.docker(ctx, false, "volume", "ls", "-q", "--filter", "label=com.docker.compose.project="+t.j.Project, "--filter", "label=com.docker.compose.volume=data")
+	if err != nil || len(strings.TrimSpace(string(out.Stdout))) == 0 {
+		return err
+	}
+	return problem.New(problem.Refused,
+		fmt.Sprintf("The instance on %s was taken down, and its data is there: what its schema is cannot be told.", t.opt.Shell),
+		fmt.Sprintf("Start it, then run this again: cd %s && docker compose up -d", t.host.dir)).WithCode("instance_down")
 }
 
 // survey looks at what runs on the host.
@@ -187,6 +223,12 @@ func (t *transaction) survey(ctx context.Context) (journal, error) {
 	if j.Project, err = t.project(ctx, j.Live, j.Env); err != nil {
 		return j, err
 	}
+	if t.opt.Image == "" {
+		if t.opt.Image = envValue(j.Env, envImage); t.opt.Image == "" || t.opt.Image == rollbackName {
+			t.opt.Image = StandardImage
+		}
+	}
+	j.Back = t.opt.Back
 	list, err := t.host.app(ctx, j.Project)
 	if err != nil || len(list) == 0 {
 		return j, err
@@ -198,12 +240,12 @@ func (t *transaction) survey(ctx context.Context) (journal, error) {
 	if err != nil {
 		return j, err
 	}
-	j.From = Image{ID: list[at].Image, Tag: envValue(j.Env, envTag)}
+	j.From = Image{ID: list[at].Image, Repository: envValue(j.Env, envImage), Digest: envValue(j.Env, envDigest)}
 	if ok {
-		tag := j.From.Tag
-		j.From = describe(found, t.opt.Image)
-		j.From.Tag = tag
+		j.From = describe(found, t.opt.Image, j.From.Digest)
 	}
+	j.From.Tag = envValue(j.Env, envTag)
+	j.Schema = j.From.Schema // what the instance itself says is better
 	return j, nil
 }
 
@@ -216,7 +258,8 @@ func (t *transaction) project(ctx context.Context, f files, env []byte) (string,
 		}
 		return "agnes", nil // as the release's compose file pins it
 	}
-	return t.host.projectName(ctx, f)
+	config, err := t.host.config(ctx, f)
+	return config.Name, err
 }
 
 // wayBack makes sure that the image that runs can be started again.
@@ -225,7 +268,7 @@ func (t *transaction) wayBack(ctx context.Context) error {
 	if err != nil || found {
 		return err
 	}
-	if t.j.From.Digest != "" && !t.opt.DryRun {
+	if t.j.From.Digest != "" && t.j.From.Repository != "" && !t.opt.DryRun {
 		if _, err := t.host.docker(ctx, true, "pull", "-q", t.j.From.Ref()); err == nil {
 			return nil
 		}
@@ -285,7 +328,10 @@ func (t *transaction) resolve(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", unreachable(err, to.Ref())
 	}
-	to.Version, to.Schema = versionOf(labels)
+	to.label(labels)
+	if to.Tag == "" {
+		to = to.pinned() // a tag is where the host's own updates read what they shall stay at
+	}
 	if t.needKB, err = needed(ctx, registry, manifest); err != nil {
 		return "", unreachable(err, to.Ref())
 	}
@@ -296,6 +342,30 @@ func (t *transaction) resolve(ctx context.Context) (string, error) {
 		detail += "; it runs already"
 	}
 	return detail, nil
+}
+
+// chooseBack takes the image that ran before the last deploy that stayed. It is
+// named by its version even where a channel was followed, so that the host's own
+// updates do not undo the rollback.
+func (t *transaction) chooseBack(ctx context.Context) error {
+	const hint = "Name the version to go to: agnesctl host deploy --tag stable-YYYY.MM.N"
+	no := func(format string, args ...any) error {
+		return problem.New(problem.Refused, fmt.Sprintf(format, args...), hint).WithCode("no_way_back")
+	}
+	current, found, err := readJSON[Current](ctx, &t.host, currentFile)
+	previous := current.Previous.pinned()
+	switch {
+	case err != nil:
+		return err
+	case !found || previous.ID == "" && previous.Digest == "":
+		return no("No deploy has left a way back on %s.", t.opt.Shell)
+	case current.Back:
+		return no("%s went back already, to %s; going back once more would go forward.", t.opt.Shell, current.Image.Name())
+	case previous.Digest == "":
+		return no("What ran before on %s was built there and has no digest.", t.opt.Shell)
+	}
+	t.opt.Image, t.opt.Tag, t.opt.Digest = previous.Repository, previous.Tag, previous.Digest
+	return nil
 }
 
 // needed returns the room that an image takes on a host: its layers, compressed
@@ -341,7 +411,7 @@ func unreachable(err error, ref string) error {
 func (t *transaction) verify(ctx context.Context) (string, error) {
 	policy, keys := t.opt.Verify, t.opt.Keys
 	if policy == VerifyByHost {
-		p, err := t.host.updatePolicy(ctx, t.opt.Image)
+		p, err := t.host.updatePolicy(ctx)
 		if err != nil {
 			return "", err
 		}
@@ -365,11 +435,7 @@ func (t *transaction) drain(ctx context.Context) (string, error) {
 	if !t.j.WasUp {
 		return "nothing runs", nil
 	}
-	client, err := t.client(ctx)
-	if err != nil {
-		return "the instance does not answer: " + problem.As(err).Message, nil
-	}
-	health, err := client.Health(ctx)
+	client, health, err := t.hello(ctx)
 	if err != nil {
 		return "the instance does not answer: " + problem.As(err).Message, nil
 	}
@@ -382,6 +448,22 @@ func (t *transaction) drain(ctx context.Context) (string, error) {
 		return "", err
 	}
 	return t.quiet(ctx, client)
+}
+
+// hello asks the instance for its health, more than once where it or the way
+// there is in trouble for a moment.
+func (t *transaction) hello(ctx context.Context) (*api.Client, *api.Health, error) {
+	const most = 3
+	for again := 1; ; again++ {
+		client, err := t.client(ctx)
+		var health *api.Health
+		if err == nil {
+			health, err = client.Health(ctx)
+		}
+		if err == nil || again == most || pause.For(ctx, 2*time.Second) != nil {
+			return client, health, err
+		}
+	}
 }
 
 // quiet begins or extends a drain and returns when no sync runs.
@@ -402,7 +484,7 @@ func (t *transaction) quiet(ctx context.Context, client *api.Client) (string, er
 				"Run this again when it has ended: agnesctl instance sync --follow shows it.").WithCode("deferred")
 		}
 		waited = true
-		if err := sleep(ctx, time.Second); err != nil {
+		if err := pause.For(ctx, time.Second); err != nil {
 			return "", err
 		}
 	}
@@ -413,15 +495,15 @@ const drainFor = 15 * time.Minute
 
 // backup makes the backup that a way back with a moved schema restores.
 func (t *transaction) backup(ctx context.Context) (string, error) {
-	switch {
-	case !t.j.WasUp:
+	if !t.j.WasUp {
 		return "nothing runs", nil
-	case t.j.Baseline != nil && t.j.Baseline.SetupRequired:
-		return "in setup mode: there is nothing to back up", nil
 	}
 	backup, err := t.makeBackup(ctx)
+	if passing(err) {
+		return "", err
+	}
 	if err != nil && t.opt.WithoutBackup {
-		return "none, as asked for: " + err.Error(), nil
+		return "none, as asked for: " + err.Error(), t.chooseOlder(ctx)
 	}
 	if err != nil {
 		return "", problem.Wrap(err, problem.Refused, "The state could not be backed up, so there would be no way back for it",
@@ -432,6 +514,19 @@ func (t *transaction) backup(ctx context.Context) (string, error) {
 		return "", err
 	}
 	return fmt.Sprintf("%s, schema %d, %d KB, verified", backup.ID, backup.SchemaVersion, backup.SizeBytes>>10), t.enter(ctx, preparing, "backup")
+}
+
+// passing reports whether an error of a backup says nothing about backups: a
+// sync runs, the connection broke, somebody pressed Ctrl-C.
+func passing(err error) bool {
+	if err == nil {
+		return false
+	}
+	switch problem.As(err).Kind {
+	case problem.Conflict, problem.Timeout:
+		return true
+	}
+	return errors.Is(err, errLost) || errors.Is(err, context.Canceled) || errors.Is(err, errUnheard)
 }
 
 // chooseOlder finds the backup that a version with an older schema can read,
@@ -445,11 +540,7 @@ func (t *transaction) chooseOlder(ctx context.Context) error {
 			fmt.Sprintf("%s has schema %d and cannot read the state, whose schema is %d.", t.j.To.Name(), t.j.To.Schema, t.j.Schema),
 			"Go forward to a newer version, or lose what changed since the last backup of the older schema: --schema restore").WithCode("schema_newer")
 	}
-	client, err := t.client(ctx)
-	if err != nil {
-		return err
-	}
-	list, err := client.Backups(ctx)
+	list, err := t.backups(ctx)
 	if err != nil {
 		return err
 	}
@@ -461,7 +552,18 @@ func (t *transaction) chooseOlder(ctx context.Context) error {
 	}
 	return problem.New(problem.Refused,
 		fmt.Sprintf("%s has schema %d and cannot read the state, whose schema is %d; no backup on the instance has an older schema.", t.j.To.Name(), t.j.To.Schema, t.j.Schema),
-		"Fetch one from off the host: docker compose run --rm app backup list --help").WithCode("schema_newer")
+		"Fetch one from off the host, with the instance stopped: docker compose run --rm app backup restore --help").WithCode("schema_newer")
+}
+
+func (t *transaction) backups(ctx context.Context) (*api.Backups, error) {
+	if t.j.Stopped {
+		return oneOff[api.Backups](ctx, t, t.j.Live, askTimeout, "backup", "list", "-o", "json")
+	}
+	client, err := t.client(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return client.Backups(ctx)
 }
 
 func (t *transaction) makeBackup(ctx context.Context) (*api.Backup, error) {
@@ -487,6 +589,9 @@ func (t *transaction) makeBackup(ctx context.Context) (*api.Backup, error) {
 	}
 	// It does not answer, which may be why it is deployed to: it is stopped and
 	// its own program makes the backup.
+	if c, err := t.running(ctx); err == nil && t.isReady(ctx, c) {
+		return nil, problem.Wrap(errUnheard, problem.Unavailable, "The instance is ready, but could not be asked", "Run this again: nothing was touched.")
+	}
 	t.j.Stopped = true
 	if err := t.enter(ctx, preparing, "backup"); err != nil {
 		return nil, err
@@ -505,10 +610,22 @@ func (t *transaction) keep(ctx context.Context) (string, error) {
 	if _, err := t.host.docker(ctx, true, "tag", t.j.From.ID, t.rollbackTag()); err != nil {
 		return "", err
 	}
+	if t.j.Drained { // a backup can take longer than a drain lasts
+		client, err := t.client(ctx)
+		if err != nil {
+			return "", err
+		}
+		if _, err := t.quiet(ctx, client); err != nil {
+			return "", err
+		}
+	}
 	return t.rollbackTag(), nil
 }
 
-func (t *transaction) rollbackTag() string { return "agnes-rollback:" + t.j.Project }
+// rollbackName is the repository of images that are kept for the way back.
+const rollbackName = "agnes-rollback"
+
+func (t *transaction) rollbackTag() string { return rollbackName + ":" + t.j.Project }
 
 // judgeOnly looks at an image that runs already. Nothing is changed, so nothing
 // goes back.
@@ -528,6 +645,13 @@ func (t *transaction) judgeOnly(ctx context.Context) error {
 	t.out.Verdict, t.out.Message, t.out.Running = smoke.Pass, t.j.To.Name()+" runs already", t.j.To
 	if t.opt.DryRun {
 		return nil
+	}
+	env, _, err := t.host.read(ctx, ".env") // the tag may be another one: a pin, or a channel again
+	if err != nil {
+		return err
+	}
+	if err := t.host.write(ctx, ".env", editEnv(env, envOf(t.j.To))); err != nil {
+		return err
 	}
 	return t.forget(ctx)
 }
@@ -596,6 +720,13 @@ func (t *transaction) operatorToken(ctx context.Context, c container) (redact.Se
 	return redact.Secret(strings.TrimSpace(string(out.Stdout))), nil
 }
 
+// notRunning is the code of the only error of running that can speak against an
+// image; all others are of the host.
+const notRunning = "not_running"
+
+// errUnheard says that an instance is well and was not reached.
+var errUnheard = errors.New("no answer though it is ready")
+
 // running returns the instance's one container, which must run.
 func (t *transaction) running(ctx context.Context) (container, error) {
 	list, err := t.host.app(ctx, t.j.Project)
@@ -606,7 +737,7 @@ func (t *transaction) running(ctx context.Context) (container, error) {
 	if len(list) != 1 {
 		return container{}, problem.New(problem.Unavailable,
 			fmt.Sprintf("Expected one running container of the service %s in the project %s, found %d.", service, t.j.Project, len(list)),
-			fmt.Sprintf("Look at them on %s: cd %s && docker compose ps -a && docker compose logs app", t.opt.Shell, t.host.dir))
+			fmt.Sprintf("Look at them on %s: cd %s && docker compose ps -a && docker compose logs app", t.opt.Shell, t.host.dir)).WithCode(notRunning)
 	}
 	return list[0], nil
 }

@@ -10,7 +10,6 @@ import (
 	"io/fs"
 	"net/http"
 	"net/url"
-	"slices"
 	"strings"
 	"time"
 
@@ -44,14 +43,13 @@ type Decision struct {
 	Runs   Image  `json:"runs"`
 }
 
-// updatePolicy reads the policy of a host from its .env. Its image is the
-// standard one where .env names none.
-func (h *host) updatePolicy(ctx context.Context, standardImage string) (UpdatePolicy, error) {
+// updatePolicy reads the policy of a host from its .env.
+func (h *host) updatePolicy(ctx context.Context) (UpdatePolicy, error) {
 	env, _, err := h.read(ctx, ".env")
 	if err != nil {
 		return UpdatePolicy{}, err
 	}
-	return parseUpdatePolicy(env, standardImage, func(name string) ([]byte, error) {
+	return parseUpdatePolicy(env, func(name string) ([]byte, error) {
 		text, found, err := h.read(ctx, name)
 		if err == nil && !found {
 			err = fs.ErrNotExist
@@ -60,7 +58,7 @@ func (h *host) updatePolicy(ctx context.Context, standardImage string) (UpdatePo
 	})
 }
 
-func parseUpdatePolicy(env []byte, standardImage string, readFile func(string) ([]byte, error)) (p UpdatePolicy, err error) {
+func parseUpdatePolicy(env []byte, readFile func(string) ([]byte, error)) (p UpdatePolicy, err error) {
 	wrong := func(name, value, want string) error {
 		return problem.New(problem.Usage, fmt.Sprintf("%s in .env is %q; expected %s.", name, value, want), "Correct the line in .env, or remove it.")
 	}
@@ -71,8 +69,11 @@ func parseUpdatePolicy(env []byte, standardImage string, readFile func(string) (
 		return standard
 	}
 	p = UpdatePolicy{
-		Tag: get(envTag, "stable"), Image: get(envImage, standardImage), URL: get("AGNES_UPDATE_URL", ""),
+		Tag: get(envTag, "stable"), Image: get(envImage, StandardImage), URL: get("AGNES_UPDATE_URL", ""),
 		Verify: SignaturePolicy(get("AGNES_VERIFY", "off")),
+	}
+	if p.Image == rollbackName { // what a clone built, kept by a deploy that went back
+		p.Image, p.Tag = StandardImage, "stable"
 	}
 	switch v := get("AGNES_UPDATE", "on"); v {
 	case "on", "off":
@@ -126,10 +127,12 @@ type facts struct {
 	wanted     Image
 	named      bool // by digest or version: no channel is followed
 	seen       time.Time
-	confirmed  bool // a smoke test has passed
-	deprecated bool // the wanted one
-	withdrawn  bool // what runs is deprecated
-	failed     *Record
+	confirmed  bool    // a smoke test has passed
+	deprecated bool    // the wanted one
+	withdrawn  bool    // what runs is deprecated
+	failed     *Record // the wanted one failed here
+	tried      *Record // it could not be tried, not long ago
+	left       *Record // somebody went back from it by hand
 }
 
 // decide is pure: the same facts always give the same decision.
@@ -156,6 +159,10 @@ func decide(f facts) Decision {
 		return no("%s runs", f.runs.Name())
 	case f.failed != nil:
 		return no("%s failed here at %s (%s); agnesctl host deploy tries it again", f.wanted.Name(), f.failed.Ended.Format(time.RFC3339), f.failed.Reason)
+	case f.left != nil:
+		return no("%s was left by hand at %s; agnesctl host deploy goes there again", f.wanted.Name(), f.left.Ended.Format(time.RFC3339))
+	case f.tried != nil:
+		return no("%s could not be tried at %s (%s); it is tried again after %s", f.wanted.Name(), f.tried.Ended.Format(time.RFC3339), f.tried.Reason, againFor)
 	case f.named:
 		return yes(f.wanted.Name() + " is asked for by name")
 	case f.deprecated:
@@ -174,7 +181,7 @@ func decide(f facts) Decision {
 		return yes(fmt.Sprintf("%s is deprecated; %s is the newest that is not", f.runs.Name(), f.wanted.Name()))
 	case f.confirmed:
 		return yes(f.wanted.Name() + " is confirmed")
-	case f.policy.Tag == "dev":
+	case f.wanted.Tag == "dev":
 		return yes(f.wanted.Name() + " is the newest of the channel dev")
 	case f.now.Sub(f.seen) >= f.policy.MinAge:
 		return yes(fmt.Sprintf("%s has been out for %s", f.wanted.Name(), f.policy.MinAge))
@@ -200,23 +207,27 @@ const seenFile = ".agnes/seen.json"
 // so an update that had to wait is never forgotten. A smoke test of the read-only
 // profile decides: people work with this instance.
 //
-// The policy is the host's; Image of the options stands where it names none.
+// A host that another deploy works on is left to that.
 func AutoUpdate(ctx context.Context, o Options) (Decision, *Outcome, error) {
 	o = o.withDefaults()
 	h := host{shell: o.Shell, dir: o.Dir, log: o.Log}
-	p, err := h.updatePolicy(ctx, o.Image)
+	p, err := h.updatePolicy(ctx)
 	if err != nil {
 		return Decision{}, nil, err
 	}
+	o.LeaseWait = time.Nanosecond // whoever has the host does what is to be done
 	o.Smoke.Profile = smoke.ReadOnly
 	if j, found, err := readJSON[journal](ctx, &h, journalFile); err != nil {
 		return Decision{}, nil, err
 	} else if found {
-		o.Image, o.Tag, o.Digest = j.To.Repository, j.To.Tag, j.To.Digest
+		o.Image, o.Tag, o.Digest, o.Finish = j.To.Repository, j.To.Tag, j.To.Digest, true
 		if j.Policy != "" {
 			o.Schema = j.Policy
 		}
 		out, err := Deploy(ctx, o)
+		if p := problem.As(err); err != nil && p.Code == hostLocked {
+			return Decision{Reason: p.Message, Wanted: j.To, Runs: j.From}, nil, nil
+		}
 		return Decision{Go: true, Reason: "the deploy " + j.ID + " was interrupted at " + j.Step, Wanted: j.To, Runs: j.From}, &out, err
 	}
 	if p.Off {
@@ -232,6 +243,9 @@ func AutoUpdate(ctx context.Context, o Options) (Decision, *Outcome, error) {
 	}
 	o.Image, o.Tag, o.Digest = f.wanted.Repository, f.wanted.Tag, f.wanted.Digest
 	out, err := Deploy(ctx, o)
+	if p := problem.As(err); err != nil && p.Code == hostLocked {
+		return Decision{Reason: p.Message, Wanted: f.wanted, Runs: f.runs}, nil, nil
+	}
 	return d, &out, err
 }
 
@@ -272,7 +286,7 @@ func gather(ctx context.Context, o Options, h host, p UpdatePolicy) (facts, erro
 	if err != nil {
 		return f, unreachable(err, f.wanted.Ref())
 	}
-	f.wanted.Version, f.wanted.Schema = versionOf(labels)
+	f.wanted.label(labels)
 	for _, ask := range []struct {
 		tag    string
 		digest string // what it must point at; anything when empty
@@ -292,17 +306,33 @@ func gather(ctx context.Context, o Options, h host, p UpdatePolicy) (facts, erro
 	if err != nil {
 		return f, err
 	}
-	for _, r := range slices.Backward(records) {
-		if r.To.Digest == f.wanted.Digest {
-			if r.Verdict == smoke.Fail {
-				f.failed = &r
-			}
-			break
-		}
-	}
+	f.against(records)
 	f.seed = o.Shell.String() + h.dir + hostID(ctx, &h)
 	f.seen, err = firstSeen(ctx, &h, f.wanted.Digest, f.now, o.DryRun)
 	return f, err
+}
+
+// againFor is how long a version that could not be tried is left alone, once it
+// has cost the host a way back.
+const againFor = 6 * time.Hour
+
+// against finds what the host's history, oldest first, has against the wanted
+// image: it failed since it last passed, it cost a way back not long ago, or
+// somebody went back from it by hand.
+func (f *facts) against(records []Record) {
+	for _, r := range records {
+		switch {
+		case r.Back && r.From.Digest == f.wanted.Digest && r.Verdict == smoke.Pass:
+			f.left = &r
+		case r.To.Digest != f.wanted.Digest:
+		case r.Verdict == smoke.Pass:
+			f.failed, f.tried, f.left = nil, nil, nil
+		case r.Verdict == smoke.Fail:
+			f.failed = &r
+		case r.Reverted && f.now.Sub(r.Ended) < againFor:
+			f.tried = &r
+		}
+	}
 }
 
 // hostID tells hosts apart that were made from one disk image under one name.
@@ -321,10 +351,11 @@ func firstSeen(ctx context.Context, h *host, digest string, now time.Time, dryRu
 	if err != nil {
 		return now, err
 	}
-	if at, ok := seen[digest]; ok || dryRun {
-		if !ok {
-			at = now
-		}
+	at, ok := seen[digest]
+	if !ok || at.After(now) { // a clock that was wrong
+		at = now
+	}
+	if ok || dryRun {
 		return at, nil
 	}
 	text, err := json.Marshal(map[string]time.Time{digest: now.UTC()}) // only the newest can be waited for
@@ -358,6 +389,9 @@ func desired(ctx context.Context, p UpdatePolicy) (Desired, error) {
 	client := &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	resp, err := client.Do(req)
 	if err != nil {
+		if e, ok := errors.AsType[*url.Error](err); ok {
+			err = e.Err // the address may hold a credential
+		}
 		return Desired{}, problem.Wrap(err, problem.Unavailable, "The desired state cannot be fetched from "+u.Host, "It is asked again at the next tick.")
 	}
 	defer func() { _ = resp.Body.Close() }()
@@ -366,8 +400,8 @@ func desired(ctx context.Context, p UpdatePolicy) (Desired, error) {
 		return Desired{}, problem.New(problem.Unavailable, fmt.Sprintf("The desired state at %s answered %s.", u.Host, resp.Status), hint)
 	}
 	var d Desired
-	if err := json.Unmarshal(body, &d); err != nil || d.Tag == "" {
-		return Desired{}, problem.New(problem.Unavailable, fmt.Sprintf("The desired state at %s is no JSON with a tag.", u.Host), hint)
+	if err := json.Unmarshal(body, &d); err != nil || !tagPattern.MatchString(d.Tag) || d.Digest != "" && !digestPattern.MatchString(d.Digest) {
+		return Desired{}, problem.New(problem.Unavailable, fmt.Sprintf("The desired state at %s is no JSON with a tag, and a digest if there is one.", u.Host), hint)
 	}
 	return d, nil
 }

@@ -49,11 +49,19 @@ func TestAnUpdateIsTakenWhen(t *testing.T) {
 			f.confirmed = true
 			f.failed = &Record{Verdict: smoke.Fail, Reason: "smoke"}
 		}, false, "failed here"},
+		{"it could not be tried an hour ago: no", func(f *facts) {
+			f.confirmed = true
+			f.tried = &Record{Reason: "pull"}
+		}, false, "could not be tried"},
+		{"somebody left it by hand: no, though named", func(f *facts) {
+			f.named = true
+			f.left = &Record{}
+		}, false, "left by hand"},
 		{"the tag went back and what runs is good: no", func(f *facts) { f.confirmed, f.wanted = true, image("2026.11.3") }, false, "not deprecated"},
 		{"the tag went back and what runs is deprecated", func(f *facts) { f.withdrawn, f.wanted = true, image("2026.11.3") }, true, "2026.11.4 (sha256:000000000000) is deprecated"},
 		{"ten is more than nine", func(f *facts) { f.confirmed, f.runs, f.wanted = true, image("2026.11.9"), image("2026.11.10") }, true, "confirmed"},
 		{"a version is named: back, too, and unconfirmed", func(f *facts) { f.named, f.wanted = true, image("2026.10.1") }, true, "by name"},
-		{"dev takes what is newest", func(f *facts) { f.policy.Tag = "dev" }, true, "channel dev"},
+		{"dev takes what is newest", func(f *facts) { f.wanted.Tag = "dev" }, true, "channel dev"},
 		{"what runs was built by hand", func(f *facts) { f.confirmed, f.runs = true, Image{ID: "sha256:1"} }, true, "confirmed"},
 	} {
 		f := usual()
@@ -61,6 +69,64 @@ func TestAnUpdateIsTakenWhen(t *testing.T) {
 		if d := decide(f); d.Go != c.goes || !strings.Contains(d.Reason, c.reason) {
 			t.Errorf("%s: %v, %q; want %v, …%s…", c.name, d.Go, d.Reason, c.goes, c.reason)
 		}
+	}
+}
+
+func TestWhatAHostsHistoryHasAgainstAVersion(t *testing.T) {
+	t.Parallel()
+	f := usual()
+	wanted, other := f.wanted, image("2026.11.3")
+	pass, fail := Record{To: wanted, Verdict: smoke.Pass}, Record{To: wanted, Verdict: smoke.Fail}
+	reverted := Record{To: wanted, Verdict: smoke.Inconclusive, Reverted: true, Ended: f.now.Add(-time.Hour)}
+	back := Record{From: wanted, To: other, Verdict: smoke.Pass, Back: true}
+	old := reverted
+	old.Ended = f.now.Add(-24 * time.Hour)
+	for name, c := range map[string]struct {
+		records []Record
+		want    string
+	}{
+		"nothing":                                 {nil, ""},
+		"others do not count":                     {[]Record{{To: other, Verdict: smoke.Fail}}, ""},
+		"it failed":                               {[]Record{pass, fail}, "failed"},
+		"it failed, and was inconclusive later":   {[]Record{fail, old}, "failed"},
+		"it failed and passed later":              {[]Record{fail, pass}, ""},
+		"it cost a way back an hour ago":          {[]Record{reverted}, "tried"},
+		"it cost a way back yesterday":            {[]Record{old}, ""},
+		"somebody went back from it":              {[]Record{pass, back}, "left"},
+		"somebody went back, and forward by hand": {[]Record{pass, back, pass}, ""},
+	} {
+		g := f
+		g.against(c.records)
+		got := ""
+		switch {
+		case g.failed != nil:
+			got = "failed"
+		case g.left != nil:
+			got = "left"
+		case g.tried != nil:
+			got = "tried"
+		}
+		if got != c.want {
+			t.Errorf("%s: %q, want %q", name, got, c.want)
+		}
+	}
+}
+
+func TestNoTagOrDigestBeginsAnotherSetting(t *testing.T) {
+	t.Parallel()
+	good := "sha256:" + strings.Repeat("a", 64)
+	for _, o := range []Options{{Tag: "stable\nAGNES_VERIFY=off"}, {Tag: "a b"}, {Tag: "-x"}, {Tag: "stable", Digest: "sha256:ab"}, {Digest: good + "\n"}} {
+		if err := o.check(); err == nil {
+			t.Errorf("%q %q passes", o.Tag, o.Digest)
+		}
+	}
+	if err := (Options{Tag: "stable-2026.04.3", Digest: good}).check(); err != nil {
+		t.Error(err)
+	}
+	var i Image
+	i.label(map[string]string{"org.opencontainers.image.version": "1\nAGNES_VERIFY=off", "io.agnes.channel": "x\ny"})
+	if i.Version != "" || i.Channel != "" {
+		t.Errorf("an image's label came through: %+v", i)
 	}
 }
 
@@ -108,15 +174,15 @@ func TestAPolicyWithAMistakeNamesTheLine(t *testing.T) {
 		"AGNES_VERIFY=maybe":                           "AGNES_VERIFY",
 		"AGNES_VERIFY=key":                             "AGNES_VERIFY_KEY",
 	} {
-		if _, err := parseUpdatePolicy([]byte(line+"\n"), "r", none); err == nil || !strings.Contains(err.Error(), want) {
+		if _, err := parseUpdatePolicy([]byte(line+"\n"), none); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v; want it to name %s", line, err, want)
 		}
 	}
-	p, err := parseUpdatePolicy([]byte("AGNES_UPDATE_WINDOW=02:00-05:00 Europe/Prague\nAGNES_UPDATE_TOKEN_FILE=/x\n"), "r", none)
+	p, err := parseUpdatePolicy([]byte("AGNES_UPDATE_WINDOW=02:00-05:00 Europe/Prague\nAGNES_UPDATE_TOKEN_FILE=/x\n"), none)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if p.Tag != "stable" || p.Image != "r" || p.MinAge != 24*time.Hour || p.Jitter != 10*time.Minute || p.Token.Reveal() != "tok" {
+	if p.Tag != "stable" || p.Image != StandardImage || p.MinAge != 24*time.Hour || p.Jitter != 10*time.Minute || p.Token.Reveal() != "tok" {
 		t.Errorf("the standard policy is %+v", p)
 	}
 	// Prague is an hour ahead of UTC in winter, two in summer.
