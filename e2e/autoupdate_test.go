@@ -62,11 +62,11 @@ func TestAHostKeepsItselfUpToDate(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		text, err := json.Marshal(status.Jobs)
-		if err != nil {
-			t.Fatal(err)
+		var ids []string
+		for _, j := range status.Jobs {
+			ids = append(ids, j.ID)
 		}
-		return string(text)
+		return strings.Join(ids, " ")
 	}
 	synced := jobs()
 	expect := func(goes bool, wantCode int, reason, runs string) *outcome {
