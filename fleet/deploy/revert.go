@@ -112,6 +112,9 @@ func (t *transaction) goBack(why error) error {
 	ctx, cancel := context.WithTimeout(t.held, 30*time.Minute)
 	defer cancel()
 	t.j.Verdict, t.j.Reason = verdictOf(why), why.Error()
+	if t.j.Phase != reverting && t.age() > restorable { // a way back that has begun goes on as it began
+		t.j.Policy = HaltOnSchema
+	}
 	steps := []step{
 		{"halt", false, "", t.halt},
 		{"restore", false, "", t.restore},
@@ -150,6 +153,9 @@ func sentence(err error) string { return strings.TrimRight(err.Error(), ".") + "
 // people did since.
 const restorable = 2 * time.Hour
 
+// age is how long ago the deploy began.
+func (t *transaction) age() time.Duration { return t.opt.Now().Sub(t.j.StartedAt) }
+
 // halt stops the new version and finds out whether it has moved the schema.
 func (t *transaction) halt(ctx context.Context) (string, error) {
 	within := grace
@@ -162,11 +168,7 @@ func (t *transaction) halt(ctx context.Context) (string, error) {
 	if err := t.stop(ctx, within); err != nil {
 		return "", err
 	}
-	policy, since := t.j.Policy, t.opt.Now().Sub(t.j.StartedAt)
-	if since > restorable {
-		policy = HaltOnSchema
-	}
-	if !t.j.WasUp || policy != HaltOnSchema {
+	if !t.j.WasUp || t.j.Policy != HaltOnSchema {
 		return "stopped", nil
 	}
 	moved, err := t.moved(ctx)
@@ -183,8 +185,8 @@ func (t *transaction) halt(ctx context.Context) (string, error) {
 	if err := t.writeJSON(ctx, currentFile, current); err != nil {
 		return "", err
 	}
-	if since > restorable {
-		return fmt.Sprintf("the schema moved, and people may have worked with it for %s: %s is left running", since.Round(time.Minute), t.j.To.Name()), nil
+	if age := t.age(); age > restorable {
+		return fmt.Sprintf("the schema moved, and people may have worked with it for %s: %s is left running", age.Round(time.Minute), t.j.To.Name()), nil
 	}
 	return fmt.Sprintf("the schema moved and the policy is %s: %s is left running", HaltOnSchema, t.j.To.Name()), nil
 }
