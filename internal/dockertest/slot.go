@@ -56,8 +56,8 @@ func claim(t testing.TB, dir string, internet bool) *slot {
 				[]string{"nat", "POSTROUTING", "-s", s.pool, "!", "-d", s.pool, "-j", "MASQUERADE"},
 			)
 		}
+		s.clear()
 		if old, err := os.ReadFile(path); err == nil && strings.Contains(string(old), "agnes-docker-") {
-			s.clear()
 			mustRoot(t, "rm", "-rf", strings.TrimSpace(string(old)))
 		}
 		if err := errors.Join(f.Truncate(0), writeAt(f, dir)); err != nil {
@@ -100,6 +100,7 @@ func (s *slot) clear() {
 		for run("iptables", append([]string{"-w", "-t", r[0], "-D"}, r[1:]...)...) {
 		}
 	}
+	run("ip", "link", "del", s.name)
 	links, _ := net.Interfaces()
 	for _, link := range links {
 		addrs, _ := link.Addrs()
