@@ -40,13 +40,15 @@ Answers go to standard output, everything else to standard error.`,
   agnesctl instance query 'SELECT count(*) FROM orders'
   agnesctl instance health -o json
   agnesctl smoke https://canary.company.com --token-file canary.token
-  agnesctl host deploy --tag stable`,
+  agnesctl host deploy --tag stable
+  agnesctl fleet list -f fleet.yaml`,
 	}
 	root.AddCommand(
 		newInstance(env),
 		newSmoke(env),
 		newHost(env),
 		newCanary(env),
+		newFleet(env),
 		cli.VersionCommand(env),
 		cli.CompletionCommand(env),
 		cli.TreeCommand(env),

@@ -21,6 +21,7 @@ type fleetFile struct {
 	Defaults struct {
 		Channel string `json:"channel" yaml:"channel"`
 	} `json:"defaults" yaml:"defaults"`
+	Include   []string         `json:"include" yaml:"include"`
 	Instances *[]fleetInstance `json:"instances" yaml:"instances"`
 }
 
@@ -66,6 +67,9 @@ func parseInUse(content []byte) (release.InUse, error) {
 		}
 	} else if err := yaml.Unmarshal(content, &file); err != nil {
 		return release.InUse{}, fmt.Errorf("read YAML: %w", err)
+	}
+	if len(file.Include) > 0 {
+		return release.InUse{}, fmt.Errorf("it includes other files, which are not read here; all of them together: agnesctl fleet list -f fleet.yaml -o json")
 	}
 	if file.Instances == nil {
 		return release.InUse{}, fmt.Errorf("it has no list of instances")

@@ -477,6 +477,11 @@ func TestInUseFiles(t *testing.T) {
 			map[string][]string{"stable-2026.04.3": {"acme"}, "stable": {"bravo"}, "dev": {"charlie"}, digest: {"delta"}},
 			0,
 		},
+		"the inventory as agnesctl fleet list prints it": {
+			`{"image":"x","waves":[],"instances":[{"name":"acme","url":"https://a","wanted":"2026.04.3","pin":"2026.04.3","labels":{}},{"name":"bravo","url":"https://b","wanted":"dev","channel":"dev"}]}`,
+			map[string][]string{"2026.04.3": {"acme"}, "dev": {"bravo"}},
+			0,
+		},
 		"no instances yet": {"image: x\ninstances: []\n", nil, 0},
 	} {
 		got, err := parseInUse([]byte(c.text))
@@ -495,6 +500,7 @@ func TestInUseFiles(t *testing.T) {
 		"another program's answer":  `{"items":[{"metadata":{"name":"x"}}]}`,
 		"a plan":                    `{"format":1,"versions":[]}`,
 		"no name":                   `{"instances":[{"status":"healthy"}]}`,
+		"half an inventory":         "include: [customers/*.yaml]\ninstances: [{name: acme, url: 'https://a'}]\n",
 		"names alone":               "instances: [{name: acme}]\n",
 		"half a status":             `{"instances":[{"name":"a","status":"healthy"},{"name":"b","url":"https://b"}]}`,
 		"a digest that is none":     `{"instances":[{"name":"a","status":"healthy","digest":"abc"}]}`,
