@@ -31,10 +31,13 @@ type datum struct {
 // get returns a member, or the zero datum.
 func (d datum) get(key string) datum { return d.members[key] }
 
-// depthLimit bounds how deep a file's values nest. The deepest that the inventory
-// has is instances[].tls.ca; the parser calls itself for each level, so deeper
-// files must not reach it.
-const depthLimit = 32
+// Bounds of a file's values. The deepest that the inventory has is
+// instances[].tls.ca, and labels are the most keys together. The parser calls
+// itself for each level, and for each further key of a block.
+const (
+	depthLimit = 32
+	keysLimit  = 512
+)
 
 // decoder reads one file.
 type decoder struct {
@@ -58,19 +61,19 @@ func (d *decoder) decode(content []byte, s *shape) datum {
 
 // parse returns the one document's body.
 func (d *decoder) parse(content string) (body ast.Node, ok bool) {
-	tokens := lexer.Tokenize(content)
-	if tk := tooDeep(tokens); tk != nil {
-		d.faults.add(d.at(tk), fmt.Sprintf("expected values at most %d deep, found deeper ones", depthLimit), "")
-		return nil, false
-	}
 	defer func() {
-		// The parser has been seen to panic on malformed text; a file must not end
-		// the process that watches the fleet.
+		// A panic of the parser on malformed text must not end the process that
+		// watches the fleet.
 		if recover() != nil {
 			d.faults.add(Position{File: d.file}, "expected YAML, found text that cannot be parsed", "")
 			body, ok = nil, false
 		}
 	}()
+	tokens := lexer.Tokenize(content)
+	if tk, expected := beyondLimits(tokens); tk != nil {
+		d.faults.add(d.at(tk), "expected "+expected+", found more", "")
+		return nil, false
+	}
 	file, err := parser.Parse(tokens, 0, parser.AllowDuplicateMapKey())
 	if err != nil {
 		// Its whole text quotes lines of the file, which may hold a secret.
@@ -105,22 +108,32 @@ func (d *decoder) parse(content string) (body ast.Node, ok bool) {
 	}
 }
 
-// tooDeep returns the token at which a file nests deeper than allowed.
-func tooDeep(tokens token.Tokens) *token.Token {
+// beyondLimits returns the token at which a file nests deeper, or has more keys
+// together, than the parser is given, with what was expected.
+func beyondLimits(tokens token.Tokens) (*token.Token, string) {
+	type block struct{ column, keys int }
+	var blocks []block // the block collections around the token
 	flow, line, fresh := 0, 0, false
-	var columns []int // of the block collections around the token
 	for _, tk := range tokens {
-		if tk.Position == nil {
+		if tk.Position == nil || tk.Type == token.CommentType {
 			continue
 		}
 		first := tk.Position.Line != line
 		line = tk.Position.Line
-		if flow == 0 && (first || fresh) && tk.Type != token.CommentType {
+		if flow == 0 && (first || fresh) {
 			column := tk.Position.Column
-			for len(columns) > 0 && columns[len(columns)-1] >= column {
-				columns = columns[:len(columns)-1]
+			for len(blocks) > 0 && blocks[len(blocks)-1].column > column {
+				blocks = blocks[:len(blocks)-1]
 			}
-			columns = append(columns, column)
+			if len(blocks) == 0 || blocks[len(blocks)-1].column < column {
+				blocks = append(blocks, block{column: column})
+			}
+			if tk.Type != token.SequenceEntryType {
+				blocks[len(blocks)-1].keys++
+			}
+			if blocks[len(blocks)-1].keys > keysLimit {
+				return tk, fmt.Sprintf("at most %d keys together", keysLimit)
+			}
 		}
 		fresh = tk.Type == token.SequenceEntryType || tk.Type == token.MappingKeyType
 		switch tk.Type {
@@ -130,11 +143,11 @@ func tooDeep(tokens token.Tokens) *token.Token {
 			flow = max(0, flow-1)
 		default:
 		}
-		if len(columns)+flow > depthLimit {
-			return tk
+		if len(blocks)+flow > depthLimit {
+			return tk, fmt.Sprintf("values at most %d deep", depthLimit)
 		}
 	}
-	return nil
+	return nil, ""
 }
 
 func (d *decoder) at(tk *token.Token) Position {

@@ -354,12 +354,16 @@ func TestADeepOrLargeFileDoesNotReachTheParser(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			_, err := fleet.Load(write(t, map[string]string{"fleet.yaml": content}), fleet.LoadOptions{})
-			if err == nil || !strings.Contains(err.Error(), "at most 32 deep") {
+			if err == nil || !strings.Contains(err.Error(), "expected values at most 32 deep, found more") {
 				t.Errorf("got %v", err)
 			}
 		})
 	}
-	_, err := fleet.Load(write(t, map[string]string{"fleet.yaml": "# " + strings.Repeat("x", 17<<20)}), fleet.LoadOptions{})
+	_, err := fleet.Load(write(t, map[string]string{"fleet.yaml": strings.Repeat("a:\n", 50_000)}), fleet.LoadOptions{})
+	if err == nil || !strings.Contains(err.Error(), "fleet.yaml:513:1: expected at most 512 keys together, found more") {
+		t.Errorf("got %v", err)
+	}
+	_, err = fleet.Load(write(t, map[string]string{"fleet.yaml": "# " + strings.Repeat("x", 17<<20)}), fleet.LoadOptions{})
 	if err == nil || !strings.Contains(err.Error(), "too large") {
 		t.Errorf("got %v", err)
 	}
