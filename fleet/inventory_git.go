@@ -235,7 +235,7 @@ func (r *revision) tree(dir string) tree {
 			if err != nil {
 				return nil, gone(name, err)
 			}
-			if file.Size > fileLimit {
+			if file.Size > inventoryLimit {
 				return nil, errTooLarge
 			}
 			reader, err := file.Reader()

@@ -21,9 +21,9 @@ import (
 
 // Bounds of what is read. A fleet of 10,000 has some 2.5 MB.
 const (
-	fileLimit    = 16 << 20
-	filesLimit   = 64 << 20 // of all files together
-	includeDepth = 8
+	inventoryLimit   = 16 << 20
+	inventoriesLimit = 64 << 20 // of all files together
+	includeDepth     = 8
 )
 
 // tree is where the files of an inventory come from. Names are relative to the
@@ -105,8 +105,8 @@ func readRegular(root *os.Root, name string) ([]byte, error) {
 }
 
 func readLimited(r io.Reader) ([]byte, error) {
-	content, err := io.ReadAll(io.LimitReader(r, fileLimit+1))
-	if err == nil && len(content) > fileLimit {
+	content, err := io.ReadAll(io.LimitReader(r, inventoryLimit+1))
+	if err == nil && len(content) > inventoryLimit {
 		err = errTooLarge
 	}
 	return content, err
@@ -151,8 +151,8 @@ func load(name string, t tree, o LoadOptions) (*Inventory, error) {
 func (l *loader) file(name string, content []byte, s *shape, above []string) datum {
 	l.read[name] = true
 	d := &decoder{file: l.tree.shown(name), faults: l.faults}
-	if l.bytes += len(content); l.bytes > filesLimit {
-		l.faults.add(Position{File: d.file}, fmt.Sprintf("expected at most %d MB in all files together, found more", filesLimit>>20), "")
+	if l.bytes += len(content); l.bytes > inventoriesLimit {
+		l.faults.add(Position{File: d.file}, fmt.Sprintf("expected at most %d MB in all files together, found more", inventoriesLimit>>20), "")
 		return datum{}
 	}
 	top := d.decode(content, s)
