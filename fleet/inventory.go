@@ -46,10 +46,10 @@ type Instance struct {
 }
 
 // TLS says how an instance's certificate is checked beyond the system's
-// authorities.
+// authorities. It can be compared, so that instances can share what is made of it.
 type TLS struct {
 	CAFile     string // path of a PEM file for people; empty for none
-	PEM        []byte // what it holds: at least one certificate
+	PEM        string // what it holds: at least one certificate
 	ServerName string // name that the certificate must bear, where it is not the URL's host
 }
 

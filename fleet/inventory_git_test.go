@@ -97,7 +97,7 @@ func TestWhatWasWantedAtACommitIsReadFromAClone(t *testing.T) {
 	if got := acme.Source.String(); got != "before:ops/customers/acme.yaml:1:13" {
 		t.Errorf("source %s", got)
 	}
-	if acme.TLS.CAFile != "before:ops/ca.pem" || !strings.HasPrefix(string(acme.TLS.PEM), "-----BEGIN CERTIFICATE") {
+	if acme.TLS.CAFile != "before:ops/ca.pem" || !strings.HasPrefix(acme.TLS.PEM, "-----BEGIN CERTIFICATE") {
 		t.Errorf("authority %s, %d bytes", acme.TLS.CAFile, len(acme.TLS.PEM))
 	}
 	if secret, err := acme.Token.Read(); err != nil || secret.Reveal() != "token-acme" {

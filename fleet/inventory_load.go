@@ -124,7 +124,7 @@ type loader struct {
 	bytes       int
 	names       map[string]Position
 	hosts       map[string]Position // by address and folder
-	authorities map[string][]byte   // PEM files; nil for one that cannot be used
+	authorities map[string]string   // PEM files; empty for one that cannot be used
 }
 
 func load(name string, t tree, o LoadOptions) (*Inventory, error) {
@@ -134,7 +134,7 @@ func load(name string, t tree, o LoadOptions) (*Inventory, error) {
 	}
 	l := &loader{
 		tree: t, o: o, faults: &faults{}, found: &Inventory{Image: DefaultImage}, part: partShape(),
-		read: map[string]bool{}, names: map[string]Position{}, hosts: map[string]Position{}, authorities: map[string][]byte{},
+		read: map[string]bool{}, names: map[string]Position{}, hosts: map[string]Position{}, authorities: map[string]string{},
 	}
 	root := l.file(name, content, rootShape(), nil)
 	if image := root.get(keyImage); image.set {
@@ -240,23 +240,24 @@ func (l *loader) matching(pattern string, entry datum) []string {
 }
 
 // certificates returns the content of a PEM file that one entry names.
-func (l *loader) certificates(entry datum, from string) (string, []byte) {
+func (l *loader) certificates(entry datum, from string) (shown, content string) {
 	name := path.Join(path.Dir(from), entry.text)
 	if !fs.ValidPath(name) || strings.ContainsAny(entry.text, "\\\x00") {
 		l.faults.add(entry.at, fmt.Sprintf("ca: expected a file below the folder of the first file, found %q", entry.text), "Move the file there.")
-		return "", nil
+		return "", ""
 	}
 	content, known := l.authorities[name]
 	if known {
 		return l.tree.ca(name), content
 	}
-	content, err := l.tree.read(name)
+	read, err := l.tree.read(name)
 	switch {
 	case err != nil:
 		l.faults.wrap(entry.at, fmt.Sprintf("ca: expected a PEM file that can be read at %s", l.tree.shown(name)), "Write the path relative to "+l.tree.shown(from)+".", plainCause(err))
-	case !holdsCertificates(content):
+	case !holdsCertificates(read):
 		l.faults.add(entry.at, fmt.Sprintf("ca: expected certificates in PEM form, and nothing else, in %s", l.tree.shown(name)), "openssl x509 -in "+l.tree.shown(name)+" -noout -text")
-		content = nil
+	default:
+		content = string(read)
 	}
 	l.authorities[name] = content
 	return l.tree.ca(name), content
