@@ -1,0 +1,181 @@
+package fleet
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/keboola/agnes-the-ai-analyst/internal/problem"
+)
+
+// A route makes connections that trust one set of authorities and expect one
+// server name. Connections and sessions of one are never used by another.
+type route struct {
+	transport *http.Transport
+}
+
+type routeKey struct {
+	tls   TLS
+	token bool
+}
+
+const maxHeader = 64 << 10
+
+// route returns the way that an instance's TLS settings ask for.
+func (p *Prober) route(in Instance) (*route, *problem.Error) {
+	t := in.TLS
+	key := routeKey{t, !in.Token.IsZero()}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if known := p.routes[key]; known != nil {
+		return known, nil
+	}
+	config := &tls.Config{
+		MinVersion: tls.VersionTLS12, ServerName: t.ServerName,
+		ClientSessionCache: newSessions(p.o.MaxSessions),
+	}
+	if !key.token {
+		// What is read is public and nothing is sent, so nobody gains from keeping the
+		// traffic until a quantum computer can read it. Without the hybrid exchange a
+		// handshake costs a third less on both sides.
+		config.CurvePreferences = []tls.CurveID{tls.X25519, tls.CurveP256, tls.CurveP384}
+	}
+	if t.PEM != "" {
+		config.RootCAs = x509.NewCertPool()
+		if !config.RootCAs.AppendCertsFromPEM([]byte(t.PEM)) {
+			return nil, problem.New(problem.Invalid, "expected the certificate authority of the instance in "+t.CAFile+", found no certificate in PEM",
+				"Mend tls.ca of the instance in the inventory.")
+		}
+	}
+	protocols := new(http.Protocols)
+	protocols.SetHTTP1(true) // one call a connection: HTTP/2 would cost memory and give nothing
+	r := &route{transport: &http.Transport{
+		Proxy: p.o.Proxy, TLSClientConfig: config, Protocols: protocols, DisableCompression: true,
+		MaxResponseHeaderBytes: maxHeader, ReadBufferSize: 2 << 10, WriteBufferSize: 1 << 10,
+		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+			c, err := p.o.Dial(ctx, network, address)
+			if a, ok := ctx.Value(attemptKey{}).(*attempt); ok {
+				a.dialed = time.Now()
+				if err == nil {
+					a.connected, a.remote = true, c.RemoteAddr().String()
+				}
+			}
+			return c, err
+		},
+	}}
+	p.routes[key] = r
+	return r, nil
+}
+
+// sessions keeps TLS sessions by server. When it is full it takes no new servers,
+// for the reason that idlePool gives.
+type sessions struct {
+	mu    sync.Mutex
+	known map[string]*tls.ClientSessionState
+	max   int
+}
+
+// newSessions returns nil, which crypto/tls knows as no cache, for no sessions.
+func newSessions(limit int) tls.ClientSessionCache {
+	if limit < 0 {
+		return nil
+	}
+	return &sessions{known: map[string]*tls.ClientSessionState{}, max: limit}
+}
+
+// Get serves crypto/tls.
+func (s *sessions) Get(server string) (*tls.ClientSessionState, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	state, ok := s.known[server]
+	return state, ok
+}
+
+// Put serves crypto/tls; nil means that a session is of no use anymore.
+func (s *sessions) Put(server string, state *tls.ClientSessionState) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if state == nil {
+		delete(s.known, server)
+	} else if _, ok := s.known[server]; ok || len(s.known) < s.max {
+		s.known[server] = state
+	}
+}
+
+// idlePool keeps connections between probes of the same instance. When it is
+// full it takes no more: a fleet is asked in circles, so that throwing out the
+// oldest would throw out just the one that is needed next.
+type idlePool struct {
+	mu     sync.Mutex
+	conns  map[string]idleConn
+	max    int
+	closed bool
+}
+
+type idleConn struct {
+	conn   *http.ClientConn
+	route  *route
+	remote string
+	since  time.Time
+}
+
+// idleLimit is below what servers and the boxes between commonly allow.
+const idleLimit = 110 * time.Second
+
+func newIdlePool(limit int) *idlePool { return &idlePool{conns: map[string]idleConn{}, max: limit} }
+
+// get takes the connection that is kept for key, if it still can be used.
+func (p *idlePool) get(key string, via *route) (idleConn, bool) {
+	p.mu.Lock()
+	c, ok := p.conns[key]
+	delete(p.conns, key)
+	p.mu.Unlock()
+	if !ok || c.route != via || c.conn.Available() == 0 || time.Since(c.since) > idleLimit {
+		if ok {
+			_ = c.conn.Close()
+		}
+		return idleConn{}, false
+	}
+	return c, true
+}
+
+// put keeps a connection or closes it.
+func (p *idlePool) put(key string, c idleConn) {
+	c.since = time.Now()
+	p.mu.Lock()
+	_, taken := p.conns[key]
+	keep := !p.closed && !taken && len(p.conns) < p.max && c.conn.Available() > 0
+	if keep {
+		p.conns[key] = c
+	}
+	p.mu.Unlock()
+	if !keep {
+		_ = c.conn.Close()
+	}
+}
+
+// sweep closes what nobody came for in time.
+func (p *idlePool) sweep() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for key, c := range p.conns {
+		if c.conn.Available() == 0 || time.Since(c.since) > idleLimit {
+			_ = c.conn.Close()
+			delete(p.conns, key)
+		}
+	}
+}
+
+func (p *idlePool) close() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.closed = true
+	for key, c := range p.conns {
+		_ = c.conn.Close()
+		delete(p.conns, key)
+	}
+}

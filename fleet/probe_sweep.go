@@ -1,0 +1,360 @@
+package fleet
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/keboola/agnes-the-ai-analyst/internal/problem"
+)
+
+// Sweep is what a sweep says of itself.
+type Sweep struct {
+	Began  time.Time
+	Took   time.Duration
+	Probed int // results that were handed on
+
+	// SelfTrouble is set when our own network kept the sweep from an answer: no
+	// instance that failed is known to be down, and their results say so too.
+	SelfTrouble *problem.Error
+}
+
+// Sweep probes all instances, a bounded number at once, and hands each result to
+// each, one at a time, as soon as it is known whose fault a failure is. The names
+// that made the sweep before wait come first, so that their waiting overlaps with
+// work. A context that ends stops it within moments; what was not known by then
+// is not handed on, and the error says so.
+func (p *Prober) Sweep(ctx context.Context, instances []Instance, each func(Result)) (Sweep, error) {
+	s := Sweep{Began: time.Now()}
+	p.idle.sweep()
+	order := p.order(instances)
+	var (
+		mu      sync.Mutex
+		held    []doubt
+		signs   int // instances that gave a sign of life
+		ours    int // results that are blamed on us
+		next    atomic.Int64
+		workers sync.WaitGroup
+		room    = newRoom(p.o.Concurrency, p.o.Connect)
+	)
+	report := func(r Result) {
+		s.Probed++
+		if r.SelfTrouble {
+			ours++
+		}
+		each(r)
+	}
+	one := func(in Instance) {
+		r, how := p.ask(ctx, in)
+		room.saw(r.Timing)
+		state := online
+		switch {
+		case r.Fault == FaultSelf:
+			r.SelfTrouble = true
+		case how == unreached && r.Fault != FaultConfig:
+			state = p.self.check(ctx, in, r.At.Add(r.Timing.Total))
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		if how == reached {
+			signs++
+		}
+		switch state {
+		case offline:
+			r.blame()
+		case unknown: // nothing answered yet at all; the end of the sweep knows more
+			held = append(held, doubt{r, in})
+			return
+		case online:
+		}
+		report(r)
+	}
+	defer context.AfterFunc(ctx, room.wake)()
+	for range min(p.o.Concurrency, len(order)) {
+		workers.Go(func() {
+			for ctx.Err() == nil {
+				if !room.enter(ctx) {
+					return
+				}
+				// Who only waits for a silent host takes no processor from others.
+				leave := sync.OnceFunc(room.leave)
+				silent := time.AfterFunc(p.o.Connect/2, leave)
+				i := int(next.Add(1)) - 1
+				if i < len(order) {
+					one(instances[order[i]])
+				}
+				silent.Stop()
+				leave()
+				if i >= len(order) {
+					return
+				}
+			}
+		})
+	}
+	workers.Wait()
+	for _, d := range held {
+		if ctx.Err() != nil {
+			break
+		}
+		// One silent instance alone proves nothing about us.
+		if signs == 0 && len(instances) > 1 || signs > 0 && p.self.check(ctx, d.in, d.r.At.Add(d.r.Timing.Total)) == offline {
+			d.r.blame()
+		}
+		report(d.r)
+	}
+	s.Took = time.Since(s.Began)
+	if ours > 0 {
+		s.SelfTrouble = problem.New(problem.Inconclusive,
+			fmt.Sprintf("%d of %d instances could not be asked because of this machine or its network; nothing is known of them.", ours, len(instances)),
+			"Check this machine's network, name server and limits, then ask again.")
+	}
+	if err := ctx.Err(); err != nil {
+		return s, problem.Wrap(err, problem.Inconclusive, fmt.Sprintf("The sweep was ended after %d of %d instances.", s.Probed, len(instances)), "Ask again.")
+	}
+	return s, nil
+}
+
+// room lets fewer probes run when there are too many for a processor: a probe that
+// waits for its turn in a queue of our own would be taken for a host that is silent.
+// The sign is what a TLS handshake takes beyond the round trip that the connection
+// took, on average: it is some milliseconds of work however far the hosts are.
+type room struct {
+	mu        sync.Mutex
+	free      *sync.Cond
+	inside    int
+	limit     int
+	most      int
+	tolerable time.Duration
+	average   time.Duration
+	samples   int // since the limit was changed
+}
+
+const leastRoom = 32
+
+func newRoom(most int, connect time.Duration) *room {
+	r := &room{limit: most, most: most, tolerable: connect / 8}
+	r.free = sync.NewCond(&r.mu)
+	return r
+}
+
+// enter waits for a place; it reports false when ctx has ended.
+func (r *room) enter(ctx context.Context) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for r.inside >= r.limit && ctx.Err() == nil {
+		r.free.Wait()
+	}
+	r.inside++
+	return ctx.Err() == nil
+}
+
+func (r *room) leave() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.inside--
+	for range r.limit - r.inside { // more than one after the room has grown
+		r.free.Signal()
+	}
+}
+
+// wake lets those who wait see that their context has ended.
+func (r *room) wake() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.free.Broadcast()
+}
+
+// saw moves the limit: down fast, up slowly.
+func (r *room) saw(t Timing) {
+	if t.TLS == 0 {
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.average += (max(0, t.TLS-t.Connect) - r.average) / 16
+	if r.samples++; r.samples < r.limit {
+		return
+	}
+	switch {
+	case r.average > r.tolerable:
+		r.limit, r.samples = max(min(leastRoom, r.most), r.limit*3/4), 0
+	case r.average < r.tolerable/2:
+		r.limit, r.samples = min(r.most, r.limit+r.limit/4), 0
+	}
+}
+
+// doubt is a failure of which it is not known yet whose it is.
+type doubt struct {
+	r  Result
+	in Instance
+}
+
+// order returns the indexes of the instances in the order of asking.
+func (p *Prober) order(instances []Instance) []int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	order := make([]int, 0, len(instances))
+	for _, slow := range []bool{true, false} {
+		for i, in := range instances {
+			if p.slow[in.Name] == slow {
+				order = append(order, i)
+			}
+		}
+	}
+	return order
+}
+
+// network is what is known of our own.
+type network int
+
+const (
+	unknown network = iota // nobody to ask
+	online
+	offline
+)
+
+// selfCheck tells a silent instance from a network of ours that is down: it
+// remembers who answered last and, at a failure, tries a few of them. What is
+// reached on this machine itself proves nothing about the world, so there are
+// two lists.
+type selfCheck struct {
+	o     ProbeOptions
+	lists [2]witnesses
+}
+
+type witnesses struct {
+	mu    sync.Mutex
+	known [8]witness // a ring
+	next  int
+	seen  time.Time // last sign of life
+
+	turn chan struct{} // who may look; the others wait for what is found
+	lost time.Time     // begin of the last look that found nobody
+}
+
+type witness struct{ name, address string }
+
+func newSelfCheck(o ProbeOptions) *selfCheck {
+	s := &selfCheck{o: o}
+	for i := range s.lists {
+		s.lists[i].turn = make(chan struct{}, 1)
+	}
+	return s
+}
+
+func (s *selfCheck) list(in Instance) *witnesses {
+	if isLoopback(in.URL) {
+		return &s.lists[1]
+	}
+	return &s.lists[0]
+}
+
+// saw records a sign of life.
+func (s *selfCheck) saw(in Instance, address string) {
+	w := s.list(in)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.seen = time.Now()
+	for _, k := range w.known {
+		if k.name == in.Name {
+			return
+		}
+	}
+	w.known[w.next] = witness{in.Name, address}
+	w.next = (w.next + 1) % len(w.known)
+}
+
+const (
+	freshSign = 500 * time.Millisecond // a sign of life this old still counts
+	lookLimit = time.Second
+)
+
+// check says whether our network was up when an attempt to reach in failed.
+func (s *selfCheck) check(ctx context.Context, in Instance, failed time.Time) network {
+	w := s.list(in)
+	if state, ok := w.recent(failed); ok {
+		return state
+	}
+	select {
+	case w.turn <- struct{}{}:
+		defer func() { <-w.turn }()
+	case <-ctx.Done():
+		return unknown
+	}
+	if state, ok := w.recent(failed); ok { // found by who had the turn before
+		return state
+	}
+	w.mu.Lock()
+	known := w.known
+	w.mu.Unlock()
+	var ask []string
+	for i := range known {
+		k := known[(w.next+len(known)-1-i)%len(known)]
+		if k.name != "" && k.name != in.Name && len(ask) < 3 {
+			ask = append(ask, k.address)
+		}
+	}
+	if !isLoopback(in.URL) {
+		ask = append(ask, s.o.Beacons...)
+	}
+	if len(ask) == 0 {
+		return unknown
+	}
+	began := time.Now()
+	up := s.any(ctx, ask)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	switch {
+	case up:
+		w.seen = time.Now()
+		return online
+	case ctx.Err() != nil:
+		return unknown
+	}
+	w.lost = began
+	return offline
+}
+
+// recent says what is known about the moment of a failure without looking.
+func (w *witnesses) recent(failed time.Time) (network, bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	switch {
+	case !w.seen.Before(failed.Add(-freshSign)):
+		return online, true
+	case !w.lost.IsZero() && !w.lost.Before(failed):
+		return offline, true
+	}
+	return unknown, false
+}
+
+// any reports whether one of the addresses can be reached; a refusal is a sign
+// of life too.
+func (s *selfCheck) any(ctx context.Context, addresses []string) bool {
+	ctx, cancel := context.WithTimeout(ctx, cmp.Or(min(s.o.Connect, lookLimit), lookLimit))
+	defer cancel()
+	found := make(chan bool, len(addresses))
+	for _, address := range addresses {
+		go func() {
+			c, err := s.o.Dial(ctx, "tcp", address)
+			if err == nil {
+				_ = c.Close()
+			}
+			found <- err == nil || alive(err)
+		}()
+	}
+	up := false
+	for range addresses {
+		if <-found {
+			up = true
+			cancel()
+		}
+	}
+	return up
+}

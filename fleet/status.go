@@ -1,0 +1,190 @@
+package fleet
+
+import (
+	"cmp"
+	"net"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Status is a fleet at one moment, in the shape that `agnesctl fleet status -o
+// json` prints and `release-bot prune --in-use` reads.
+type Status struct {
+	Summary   StatusSummary    `json:"summary"`
+	Instances []InstanceStatus `json:"instances"` // the worst first
+}
+
+// StatusSummary counts.
+type StatusSummary struct {
+	At    time.Time `json:"at"`
+	Total int       `json:"total"`
+
+	Healthy     int `json:"healthy"`
+	Degraded    int `json:"degraded"`
+	Unhealthy   int `json:"unhealthy"`
+	Unreachable int `json:"unreachable"`
+
+	Drifted      int            `json:"drifted"`
+	DriftUnknown int            `json:"drift_unknown"`
+	Deprecated   int            `json:"deprecated"`
+	Warnings     int            `json:"warnings"` // instances with some
+	Versions     map[string]int `json:"versions"`
+
+	// SelfTrouble says, where it is not empty, that this machine and not the fleet
+	// has the trouble, for SelfTroubled of the unreachable instances.
+	SelfTrouble  string `json:"self_trouble,omitempty"`
+	SelfTroubled int    `json:"self_troubled"`
+}
+
+// InstanceStatus is one line of it.
+type InstanceStatus struct {
+	Name    string `json:"name"`
+	URL     string `json:"url"`
+	Status  Health `json:"status"`
+	Version string `json:"version"`
+	Channel string `json:"channel"`
+	Wanted  string `json:"wanted"`
+
+	Drift       *bool  `json:"drift"` // null: unknown
+	DriftReason string `json:"drift_reason"`
+
+	Digest        string `json:"digest"`
+	BundleVersion string `json:"bundle_version"`
+	ConfigHash    string `json:"config_hash"`
+	DataAgeS      *int64 `json:"data_age_s"` // seconds since the sync of the source that was synced the longest ago; null: unknown
+	LatencyMS     *int64 `json:"latency_ms"` // of the whole probe; null: no answer
+
+	Warnings []string `json:"warnings"`
+	Error    string   `json:"error"`
+	Fault    Fault    `json:"fault"` // dns, connect, tls, timeout, http, body, config, self or empty
+	Hint     string   `json:"hint"`
+
+	SchemaVersion int       `json:"schema_version"`
+	Commit        string    `json:"commit"`
+	Phase         string    `json:"phase"`
+	SetupRequired bool      `json:"setup_required"`
+	Deprecated    bool      `json:"deprecated"`
+	Latest        string    `json:"latest"`
+	StaleTables   int       `json:"stale_tables"`
+	CertNotAfter  time.Time `json:"cert_not_after,omitzero"`
+	SkewMS        int64     `json:"skew_ms"`
+	SelfTrouble   bool      `json:"self_trouble"`
+	ProbedAt      time.Time `json:"probed_at"`
+}
+
+// NewStatus puts a sweep's results beside what the inventory wants, at a moment.
+// An instance without a result is unreachable by our fault: it was not asked.
+func NewStatus(at time.Time, instances []Instance, results []Result) Status {
+	byName := make(map[string]Result, len(results))
+	for _, r := range results {
+		byName[r.Name] = r
+	}
+	s := Status{
+		Summary:   StatusSummary{At: at.UTC(), Total: len(instances), Versions: map[string]int{}},
+		Instances: make([]InstanceStatus, 0, len(instances)),
+	}
+	for _, in := range instances {
+		r, asked := byName[in.Name]
+		if !asked {
+			r = Result{Name: in.Name, URL: in.URL, Health: Unreachable, Fault: FaultSelf, SelfTrouble: true, At: at}
+		}
+		line := newLine(at, in, r)
+		s.Summary.count(line)
+		s.Instances = append(s.Instances, line)
+	}
+	slices.SortStableFunc(s.Instances, func(a, b InstanceStatus) int {
+		return cmp.Or(cmp.Compare(b.badness(), a.badness()), strings.Compare(a.Name, b.Name))
+	})
+	if n := s.Summary.SelfTroubled; n > 0 {
+		s.Summary.SelfTrouble = "This machine or its network kept some instances from being asked: nothing is known of them."
+	}
+	return s
+}
+
+func newLine(at time.Time, in Instance, r Result) InstanceStatus {
+	line := InstanceStatus{
+		Name: in.Name, URL: in.URL, Status: r.Health, Version: r.Version, Channel: r.Channel, Wanted: in.Wanted(),
+		Digest: r.Digest, BundleVersion: r.BundleVersion, ConfigHash: r.ConfigHash,
+		Warnings: append(append([]string{}, r.Warnings...), r.Notes...), Fault: r.Fault,
+		SchemaVersion: r.SchemaVersion, Commit: r.Commit, Phase: r.Phase, SetupRequired: r.SetupRequired,
+		Deprecated: r.Deprecated, Latest: r.Latest, StaleTables: r.StaleTables,
+		CertNotAfter: r.CertNotAfter.UTC(), SkewMS: r.Skew.Milliseconds(), SelfTrouble: r.SelfTrouble, ProbedAt: r.At.UTC(),
+	}
+	if r.Err != nil {
+		line.Error, line.Hint = r.Err.Message, r.Err.Hint
+	} else if r.SelfTrouble {
+		line.Error, line.Hint = "It was not asked.", "Ask again."
+	}
+	if !r.LastSync.IsZero() {
+		age := max(0, int64(at.Sub(r.LastSync)/time.Second))
+		line.DataAgeS = &age
+	}
+	if r.Health != Unreachable {
+		ms := (r.Timing.Total + time.Millisecond - 1).Milliseconds()
+		line.LatencyMS = &ms
+	}
+	d := Drifted(in, r)
+	line.DriftReason = d.Reason
+	if d.Known {
+		line.Drift = &d.Drifted
+	}
+	return line
+}
+
+// badness orders the lines. Of two alike the one that drifted is worse.
+func (l InstanceStatus) badness() int {
+	b := map[Health]int{Unreachable: 40, Unhealthy: 30, Degraded: 20}[l.Status]
+	if l.Drift != nil && *l.Drift {
+		b += 4
+	}
+	if l.Deprecated {
+		b += 2
+	}
+	if len(l.Warnings) > 0 {
+		b++
+	}
+	return b
+}
+
+func (s *StatusSummary) count(l InstanceStatus) {
+	switch l.Status {
+	case Healthy:
+		s.Healthy++
+	case Degraded:
+		s.Degraded++
+	case Unhealthy:
+		s.Unhealthy++
+	case Unreachable:
+		s.Unreachable++
+	}
+	switch {
+	case l.Drift == nil:
+		s.DriftUnknown++
+	case *l.Drift:
+		s.Drifted++
+	}
+	if l.Deprecated {
+		s.Deprecated++
+	}
+	if len(l.Warnings) > 0 {
+		s.Warnings++
+	}
+	if l.Version != "" {
+		s.Versions[l.Version]++
+	}
+	if l.SelfTrouble {
+		s.SelfTroubled++
+	}
+}
+
+// isLoopback reports whether an address is on this machine.
+func isLoopback(raw string) bool {
+	u, err := url.Parse(raw)
+	if err != nil {
+		return false
+	}
+	host := u.Hostname()
+	return host == "localhost" || net.ParseIP(host).IsLoopback()
+}
