@@ -160,7 +160,11 @@ func (t *transaction) preflight(ctx context.Context) (string, error) {
 			return "", err
 		}
 	}
-	first, cancel := context.WithTimeout(ctx, firstContact)
+	patience := firstContact
+	if t.opt.DryRun { // a person waits for the answer, and nothing is lost by it
+		patience = 2 * time.Second
+	}
+	first, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	out, err := t.host.docker(first, false, "version", "--format", "{{.Server.Version}}")
 	if err != nil {
