@@ -57,19 +57,19 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 func serve(ctx context.Context, n int, seed uint64, mixText string, port int, control, dir string, tied bool, stdin io.Reader, stdout io.Writer) error {
 	mix, err := sim.ParseMix(mixText)
 	if err != nil {
-		return err //nolint:wrapcheck // it says all
+		return err
 	}
 	fleet, err := sim.Start(ctx, sim.Options{N: n, Seed: seed, Mix: mix, Port: port})
 	if err != nil {
-		return err //nolint:wrapcheck // it says all
+		return err
 	}
 	defer fleet.Close()
 	if err := fleet.Warm(); err != nil {
-		return err //nolint:wrapcheck // it says all
+		return err
 	}
 	if dir != "" {
 		if err := fleet.WriteInventory(dir); err != nil {
-			return err //nolint:wrapcheck // it says all
+			return err
 		}
 	}
 	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", control)

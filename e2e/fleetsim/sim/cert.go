@@ -51,7 +51,7 @@ func newAuthority() (*authority, error) {
 		if err != nil {
 			return nil, fmt.Errorf("make an authority: %w", err)
 		}
-		return x509.ParseCertificate(der) //nolint:wrapcheck // the caller says which
+		return x509.ParseCertificate(der)
 	}
 	var err error
 	if a.issuer, err = root("Simulated fleet", a.key); err != nil {

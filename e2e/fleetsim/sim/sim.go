@@ -389,7 +389,7 @@ type tracked struct {
 // Close forgets the connection, too.
 func (t *tracked) Close() error {
 	t.once.Do(t.gone)
-	return t.Conn.Close() //nolint:wrapcheck // as the connection says it
+	return t.Conn.Close()
 }
 
 func (s *Sim) track(i int, raw net.Conn) net.Conn {
