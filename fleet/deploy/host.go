@@ -63,8 +63,12 @@ func (h *host) script(ctx context.Context, stdin io.Reader, text string, args ..
 	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
 	defer cancel()
 	out, err := h.shell.Run(ctx, Command{Args: append([]string{"sh", "-c", text, "sh"}, args...), Dir: h.dir, Stdin: stdin})
-	if err != nil {
+	switch {
+	case err != nil:
 		return out, h.lost(ctx, err)
+	case out.Code == 126: // as Shell says of a Dir that cannot be entered
+		return out, problem.New(problem.NotFound, fmt.Sprintf("Expected the instance's directory %s on %s, found none that can be entered.", h.dir, h.shell),
+			fmt.Sprintf("Name another one, or make it for the user that deploys: sudo install -d -o USER %s", h.dir))
 	}
 	return out, nil
 }

@@ -28,7 +28,7 @@ func (t *transaction) preflight(ctx context.Context) (string, error) {
 	defer cancel()
 	out, err := t.host.docker(first, false, "version", "--format", "{{.Server.Version}}")
 	if err != nil {
-		return "", problem.Wrap(err, problem.Unavailable, fmt.Sprintf("Docker does not answer on %s", t.opt.Shell),
+		return "", problem.Wrap(err, problem.Unavailable, fmt.Sprintf("Docker cannot be used on %s", t.opt.Shell),
 			"Start it there, or let the user of the connection use it: sudo usermod -aG docker USER")
 	}
 	docker := strings.TrimSpace(string(out.Stdout))
