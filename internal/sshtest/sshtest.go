@@ -83,7 +83,7 @@ func Start(t testing.TB, config ...string) *Server {
 		"AuthorizedKeysFile " + s.KeyFile + ".pub", "StrictModes no", "UsePAM no",
 		"PasswordAuthentication no", "KbdInteractiveAuthentication no", "PermitRootLogin prohibit-password",
 		"Subsystem sftp internal-sftp", "MaxStartups 100",
-	}, config...)
+	}, quietHome(config, s.Dir)...)
 	if err := os.WriteFile(filepath.Join(s.Dir, "sshd_config"), []byte(strings.Join(lines, "\n")+"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -91,6 +91,20 @@ func Start(t testing.TB, config ...string) *Server {
 	t.Cleanup(s.Stop)
 	s.Restart()
 	return s
+}
+
+// quietHome keeps what the machine's user has in ~/.bashrc out of the tests: bash
+// reads it in each session, and what it prints would be taken for a command's. Of
+// several SetEnv lines sshd takes the first alone.
+func quietHome(config []string, home string) []string {
+	all := append([]string(nil), config...)
+	for i, line := range all {
+		if strings.HasPrefix(line, "SetEnv ") {
+			all[i] += " HOME=" + home
+			return all
+		}
+	}
+	return append(all, "SetEnv HOME="+home)
 }
 
 // Restart ends the server and its connections, as a power cut does, and starts
