@@ -136,7 +136,7 @@ func newRemote(repository string, token redact.Secret) (*remote, error) {
 				return plain
 			}
 		}
-		return errors.New(strings.ReplaceAll(err.Error(), secret.Reveal(), redact.Placeholder)) //nolint:err113 // its chain could show the secret
+		return errors.New(strings.ReplaceAll(err.Error(), secret.Reveal(), redact.Placeholder)) // its chain could show the secret
 	}
 	return r, nil
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -50,7 +51,7 @@ func (h *host) run(ctx context.Context, args ...string) (Output, error) {
 
 // lost is the error of a command of which nothing is known.
 func (h *host) lost(ctx context.Context, err error) error {
-	if cause := context.Cause(ctx); cause == errLost { //nolint:errorlint // a cause is kept as it is
+	if errors.Is(context.Cause(ctx), errLost) {
 		err = errLost
 	}
 	return problem.Wrap(err, problem.Unavailable, fmt.Sprintf("The host %s did not carry a command out", h.shell),
@@ -143,7 +144,7 @@ func (h *host) patient(ctx context.Context, c Command, shown string) (Output, er
 		ctx, cancel = context.WithTimeout(ctx, dockerTimeout)
 		defer cancel()
 	}
-	for again := range attempts {
+	for again := 1; ; again++ {
 		out, err := h.shell.Run(ctx, c)
 		if err != nil {
 			return out, h.lost(ctx, err)
@@ -151,7 +152,7 @@ func (h *host) patient(ctx context.Context, c Command, shown string) (Output, er
 		if out.Code == leaseLost && h.owner != "" {
 			return out, lostLease()
 		}
-		if out.Code == 0 || again == attempts-1 || !noDocker.Match(bytes.TrimSpace(out.Stderr)) {
+		if out.Code == 0 || again == attempts || !noDocker.Match(bytes.TrimSpace(out.Stderr)) {
 			return out, out.Failed(Command{Args: []string{shown}})
 		}
 		h.log.Debug("Docker went away; waiting for it.", "said", string(out.Stderr))
@@ -159,7 +160,6 @@ func (h *host) patient(ctx context.Context, c Command, shown string) (Output, er
 			return out, err
 		}
 	}
-	panic("unreachable")
 }
 
 func (h *host) dockerReturns(ctx context.Context) error {
