@@ -113,7 +113,7 @@ func SnapshotClosed(ctx context.Context, opt Options, dest string) (err error) {
 	if s.db, err = s.openRecovering(ctx); err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, s.db.Close()) }()
+	defer func() { err = errors.Join(err, s.db.Close(), s.closeMain()) }()
 	applied, err := appliedMigrations(ctx, s.db)
 	if err != nil {
 		return err
@@ -137,8 +137,11 @@ func StoredSchemaVersion(ctx context.Context, dir string) (version int, err erro
 	} else if err != nil {
 		return 0, orSystemProblem(err, dir)
 	}
-	logs := walFiles(path)
-	if len(logs) == 0 {
+	files := walFiles(path)
+	if _, err := os.Lstat(path + undoSuffix); err == nil {
+		files = append(files, path+undoSuffix)
+	}
+	if len(files) == 0 {
 		version, err := readSchema(ctx, path)
 		if err == nil {
 			return version, nil
@@ -152,13 +155,13 @@ func StoredSchemaVersion(ctx context.Context, dir string) (version int, err erro
 		}
 		return 0, s.failed(err)
 	}
-	// Replaying a log may write, so that is done to a copy.
+	// Replaying a log writes, as does undoing a checkpoint, so that is done to a copy.
 	copied, err := os.MkdirTemp("", "agnes-schema-*")
 	if err != nil {
 		return 0, err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(copied)) }()
-	for _, p := range append(logs, path) {
+	for _, p := range append(files, path) {
 		if err := copyFile(p, filepath.Join(copied, filepath.Base(p))); err != nil {
 			return 0, orSystemProblem(err, copied)
 		}
@@ -170,7 +173,7 @@ func StoredSchemaVersion(ctx context.Context, dir string) (version int, err erro
 	if s.db, err = s.openRecovering(ctx); err != nil {
 		return 0, err
 	}
-	defer func() { err = errors.Join(err, s.db.Close()) }()
+	defer func() { err = errors.Join(err, s.db.Close(), s.closeMain()) }()
 	return schemaOf(ctx, s.db)
 }
 

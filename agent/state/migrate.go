@@ -183,8 +183,7 @@ func (s *Store) migrate(ctx context.Context, expected *expectation) error {
 		s.version = m.version
 		s.log.Info("migrated the state", "version", m.version, "name", m.name, "snapshot", snap)
 	}
-	_, err = s.db.ExecContext(ctx, "CHECKPOINT")
-	return err
+	return s.checkpoint(ctx, s.db)
 }
 
 // expectation computes the latest schema while the database file is opened.

@@ -33,6 +33,7 @@ const (
 func openDatabase(ctx context.Context, path string) (*sql.DB, error) {
 	db, err := duck.Open(ctx, path, duck.Options{
 		Threads: 2,
+		Init:    []string{"PRAGMA disable_checkpoint_on_shutdown"}, // checkpoints are made by Store.checkpoint alone
 		Settings: map[string]string{
 			"storage_compatibility_version": storageVersion,
 			"checkpoint_threshold":          "4GB", // see walSoftLimit
@@ -162,6 +163,9 @@ func publish(temp, path string, mode fs.FileMode) error {
 // damage is recovered where DuckDB can say where that is, and the main file is
 // opened as it stands otherwise. Snapshots are never used.
 func (s *Store) openRecovering(ctx context.Context) (*sql.DB, error) {
+	if err := errors.Join(s.closeMain(), s.undoCheckpoint()); err != nil {
+		return nil, orSystemProblem(err, s.opt.Dir)
+	}
 	logs := walFiles(s.path)
 	var found walDamage
 	var kept []string // copies of logs, once there is damage
@@ -204,6 +208,9 @@ func (s *Store) openRecovering(ctx context.Context) (*sql.DB, error) {
 	if err := os.Chmod(s.path, 0o600); err != nil {
 		s.log.Warn("the mode of system.duckdb could not be set to 0600", "error", err)
 	}
+	if err := s.openMain(); err != nil {
+		return nil, errors.Join(orSystemProblem(err, s.opt.Dir), db.Close())
+	}
 	if len(logs) > 0 {
 		if db, err = s.checkpointRecovered(ctx, db); err != nil {
 			return nil, err
@@ -219,13 +226,19 @@ func (s *Store) openRecovering(ctx context.Context) (*sql.DB, error) {
 func (s *Store) checkpointRecovered(ctx context.Context, db *sql.DB) (*sql.DB, error) {
 	err := s.roomFor(s.WALBytes() + 1<<20)
 	if err == nil {
-		if _, err = db.ExecContext(ctx, "CHECKPOINT"); err == nil {
+		if err = s.checkpoint(ctx, db); err == nil {
 			return db, nil
 		}
-		if cerr := db.Close(); cerr != nil {
+		if cerr := errors.Join(db.Close(), s.closeMain()); cerr != nil {
 			s.log.Warn("closing the invalidated system.duckdb failed", "error", cerr)
 		}
-		db, cerr := openDatabase(ctx, s.path)
+		cerr := s.undoCheckpoint()
+		if cerr == nil {
+			db, cerr = openDatabase(ctx, s.path)
+		}
+		if cerr == nil {
+			cerr = s.openMain()
+		}
 		if cerr != nil {
 			return nil, orSystemProblem(errors.Join(cerr, err), s.opt.Dir)
 		}

@@ -71,6 +71,7 @@ type Store struct {
 	write sync.Mutex   // one writer; also held by Checkpoint. Taken before gate.
 	gate  sync.RWMutex // users of db hold it for reading; replacing db holds it for writing
 	db    *sql.DB      // nil once closed
+	main  *os.File     // the file of db, to read from; changes with it
 
 	mu       sync.Mutex // guards the fields below; never held across a query
 	broken   bool       // DuckDB invalidated the open database; reopen before the next use
@@ -140,7 +141,7 @@ func open(ctx context.Context, opt Options, migrations []migration) (*Store, err
 		return nil, err
 	}
 	if err := s.prepare(ctx, expected); err != nil {
-		return nil, errors.Join(err, s.db.Close())
+		return nil, errors.Join(err, s.db.Close(), s.closeMain())
 	}
 	go s.background() //nolint:gosec // it lives until Close, not as long as ctx
 	return s, nil
@@ -175,7 +176,7 @@ func (s *Store) Close() error {
 		s.gate.Lock()
 		defer s.gate.Unlock()
 		if s.db != nil {
-			s.closed = s.db.Close()
+			s.closed = errors.Join(s.db.Close(), s.closeMain())
 			s.db = nil
 		}
 	})
@@ -194,10 +195,7 @@ func (s *Store) checkpointLocked(ctx context.Context) error {
 	if err := s.roomFor(s.WALBytes() + 1<<20); err != nil {
 		return err
 	}
-	return s.use(ctx, func(db *sql.DB) error {
-		_, err := db.ExecContext(context.WithoutCancel(ctx), "CHECKPOINT")
-		return err
-	})
+	return s.use(ctx, func(db *sql.DB) error { return s.checkpoint(ctx, db) })
 }
 
 // SchemaVersion returns the version of the open database's schema.
