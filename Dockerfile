@@ -63,11 +63,13 @@ ENTRYPOINT ["agnes"]
 CMD ["serve"]
 
 # What connectors in Python stand on: DuckDB and Arrow of the instance's own
-# releases, without headers, tests and the parts of Arrow that no extract needs.
+# releases, without headers, tests, symbols for debuggers and the parts of Arrow that no
+# extract needs.
 FROM tools AS python
 ARG DUCKDB
 ARG PYARROW
 COPY scripts/slim-pyarrow.sh /usr/local/bin/
+RUN apt-get install -y -qq --no-install-recommends binutils >/dev/null
 RUN pip install -q --no-compile --only-binary :all: --target /python "duckdb==$DUCKDB" "pyarrow==$PYARROW" \
  && slim-pyarrow.sh /python "$DUCKDB" "$PYARROW"
 

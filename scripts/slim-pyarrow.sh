@@ -14,6 +14,7 @@ rm -f pyarrow/*flight* pyarrow/*gandiva* pyarrow/*cuda* pyarrow/_orc* pyarrow/or
 for lib in pyarrow/lib*.so.*.*.*; do
 	[ -e "$lib" ] && rm -f "$lib" "${lib%%.so.*}.so"
 done
+find . -name '*.so*' -type f -exec strip --strip-unneeded {} +
 PYTHONPATH=. PYTHONDONTWRITEBYTECODE=1 python3 - "$2" "$3" <<'PROOF'
 import sys
 import duckdb, pyarrow as pa, pyarrow.csv, pyarrow.dataset, pyarrow.json, pyarrow.parquet as pq
