@@ -30,6 +30,7 @@ import (
 	"github.com/keboola/agnes-the-ai-analyst/agent/api"
 	"github.com/keboola/agnes-the-ai-analyst/internal/dockertest"
 	"github.com/keboola/agnes-the-ai-analyst/internal/redact"
+	"github.com/keboola/agnes-the-ai-analyst/internal/registrytest"
 	"github.com/keboola/agnes-the-ai-analyst/internal/sshtest"
 	"github.com/keboola/agnes-the-ai-analyst/release/githubtest"
 )
@@ -454,32 +455,7 @@ type hub struct {
 
 func newHub(t *testing.T) *hub {
 	t.Helper()
-	program, err := exec.LookPath("docker-registry")
-	if err != nil {
-		t.Fatal("docker-registry is missing. Next: make deps-test")
-	}
-	dir := t.TempDir()
-	r := &hub{inner: "127.0.0.1:" + freePort(t)}
-	config := filepath.Join(dir, "config.yml")
-	writeFile(t, config, fmt.Sprintf("version: 0.1\nlog: {level: error}\nstorage: {filesystem: {rootdirectory: %s}, delete: {enabled: true}}\nhttp: {addr: %q, secret: test, relativeurls: true}\n", dir, r.inner))
-	cmd := exec.CommandContext(t.Context(), program, "serve", config)
-	var said bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &said, &said
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = cmd.Wait() }) // the test's context has ended it
-	deadline := time.Now().Add(20 * time.Second)
-	for {
-		if resp, err := http.Get("http://" + r.inner + "/v2/"); err == nil {
-			_ = resp.Body.Close()
-			break
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("docker-registry does not answer\n%s", said.String())
-		}
-		<-time.After(10 * time.Millisecond)
-	}
+	r := &hub{inner: registrytest.Start(t)}
 	proxy := httputil.NewSingleHostReverseProxy(&url.URL{Scheme: "http", Host: r.inner})
 	proxy.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
 	proxy.ModifyResponse = func(resp *http.Response) error {

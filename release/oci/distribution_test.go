@@ -3,73 +3,23 @@ package oci_test
 import (
 	"bytes"
 	"errors"
-	"fmt"
 	"io"
-	"net"
 	"net/http"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/keboola/agnes-the-ai-analyst/internal/problem"
+	"github.com/keboola/agnes-the-ai-analyst/internal/registrytest"
 	"github.com/keboola/agnes-the-ai-analyst/release"
 	"github.com/keboola/agnes-the-ai-analyst/release/oci"
 	"github.com/keboola/agnes-the-ai-analyst/release/oci/ocitest"
 )
 
-// distribution starts Debian's docker-registry: the implementation that most
-// registries descend from, and which checks what it is sent.
-func distribution(t *testing.T) (host string) {
-	t.Helper()
-	program, err := exec.LookPath("docker-registry")
-	if err != nil {
-		const next = "make deps-test, or apt-get install docker-registry"
-		if os.Getenv("CI") == "true" {
-			t.Fatalf("docker-registry is missing\nNext: %s", next)
-		}
-		t.Skipf("NOT PROVEN against docker-registry, which is missing\nNext: %s", next)
-	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	host = l.Addr().String()
-	l.Close()
-	dir := t.TempDir()
-	config := filepath.Join(dir, "config.yml")
-	text := fmt.Sprintf("version: 0.1\nlog: {level: error}\nstorage: {filesystem: {rootdirectory: %s}, delete: {enabled: true}}\nhttp: {addr: %q, secret: test}\n", dir, host)
-	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	var out bytes.Buffer
-	cmd := exec.CommandContext(t.Context(), program, "serve", config)
-	cmd.Stdout, cmd.Stderr = &out, &out
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = cmd.Wait() }) // the test's context has killed it
-	deadline := time.Now().Add(30 * time.Second)
-	for tick := time.NewTicker(5 * time.Millisecond); ; {
-		<-tick.C
-		if resp, err := http.Get("http://" + host + "/v2/"); err == nil {
-			resp.Body.Close()
-			tick.Stop()
-			return host
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("docker-registry did not start: %s", out.String())
-		}
-	}
-}
-
 // copyTo sends everything that from has to another registry, over HTTP.
 func copyTo(t *testing.T, host string, from *ocitest.Server) {
 	t.Helper()
 	base := "http://" + host + "/v2/" + ocitest.Repository
-	send := func(method, url, contentType string, body []byte) http.Header {
+	send := func(method, url, contentType string, body []byte) *http.Response {
 		t.Helper()
 		req, err := http.NewRequestWithContext(t.Context(), method, url, bytes.NewReader(body))
 		if err != nil {
@@ -85,11 +35,14 @@ func copyTo(t *testing.T, host string, from *ocitest.Server) {
 			text, _ := io.ReadAll(resp.Body)
 			t.Fatalf("%s %s: %d %s", method, url, resp.StatusCode, text)
 		}
-		return resp.Header
+		return resp
 	}
 	for _, b := range from.Blobs() {
-		at := send(http.MethodPost, base+"/blobs/uploads/", "", nil).Get("Location")
-		send(http.MethodPut, at+"&digest="+b.Digest, "application/octet-stream", b.Raw)
+		at, err := send(http.MethodPost, base+"/blobs/uploads/", "", nil).Location() // which may be relative
+		if err != nil {
+			t.Fatal(err)
+		}
+		send(http.MethodPut, at.String()+"&digest="+b.Digest, "application/octet-stream", b.Raw)
 	}
 	for _, m := range from.Manifests() {
 		send(http.MethodPut, base+"/manifests/"+m.Digest, m.MediaType, m.Raw)
@@ -98,7 +51,7 @@ func copyTo(t *testing.T, host string, from *ocitest.Server) {
 
 func TestDistributionKeepsBytesAndAnswersAsExpected(t *testing.T) {
 	t.Parallel()
-	host := distribution(t)
+	host := registrytest.Start(t)
 	source := ocitest.New(t)
 	index := source.Push(t, ocitest.Image{Text: "a", Labels: map[string]string{"k": "v"}})
 	copyTo(t, host, source)
