@@ -46,7 +46,8 @@ holds each request, its answer, status and time, without secrets.
 Sign in with --email and --password-file, or give an administrator's token by
 --token-file, AGNES_TOKEN, AGNES_TOKEN_FILE or a saved login: then the test makes
 an account of its own and removes it at the end. The profile readonly starts no
-sync and does not wait.
+sync and does not wait. The profile lite makes no account either: it asks for
+health, catalog and SELECT 1 with the token itself.
 
 The verdict is the exit code:
   0  pass
@@ -87,7 +88,7 @@ is its summary.`,
 	f.StringVar(&o.email, "email", "", "sign in as this user; an admin for the full profile")
 	f.StringVar(&o.passwordFile, "password-file", "", "file that holds the user's password; - is standard input")
 	f.StringVar(&a.tokenFile, "token-file", "", "file that holds an administrator's token, for a throw-away account (AGNES_TOKEN_FILE)")
-	f.StringVar(&o.profile, "profile", string(smoke.Full), "full: all steps; readonly: no sync")
+	f.StringVar(&o.profile, "profile", string(smoke.Full), "full: all steps; readonly: no sync; lite: reads with the token itself, makes no account")
 	f.DurationVar(&o.wait, "wait", smoke.DefaultWait, "longest time to follow the sync")
 	f.StringVar(&o.ca, "ca", "", "file of PEM certificates to trust besides the system's")
 	f.BoolVar(&o.dryMode, "dry-run", false, "print the calls that would be made")
@@ -95,7 +96,7 @@ is its summary.`,
 	c.MarkFlagsRequiredTogether("email", "password-file")
 	c.MarkFlagsMutuallyExclusive("email", "token-file")
 	_ = c.RegisterFlagCompletionFunc("profile", cobra.FixedCompletions( // the error is "flag does not exist" only
-		[]string{string(smoke.Full), string(smoke.ReadOnly)}, cobra.ShellCompDirectiveNoFileComp))
+		[]string{string(smoke.Full), string(smoke.ReadOnly), string(smoke.Lite)}, cobra.ShellCompDirectiveNoFileComp))
 	return c
 }
 
@@ -103,8 +104,10 @@ is its summary.`,
 func (a *app) smokeOptions(o smokeFlags) (smoke.Options, error) {
 	out := smoke.Options{Profile: smoke.Profile(o.profile), Wait: o.wait}
 	switch {
-	case out.Profile != smoke.Full && out.Profile != smoke.ReadOnly:
-		return out, cli.UsageError("Expected the profile full or readonly, found %q.", o.profile)
+	case out.Profile != smoke.Full && out.Profile != smoke.ReadOnly && out.Profile != smoke.Lite:
+		return out, cli.UsageError("Expected the profile full, readonly or lite, found %q.", o.profile)
+	case out.Profile == smoke.Lite && o.email != "":
+		return out, cli.UsageError("The profile lite signs nobody in; expected a token (--token-file, AGNES_TOKEN) in place of --email.")
 	case o.wait <= 0:
 		return out, cli.UsageError("Expected a time to wait of more than 0, found %s.", o.wait)
 	}
@@ -154,7 +157,11 @@ func smokePlan(o smoke.Options) []plannedCall {
 		{Method: http.MethodGet, Path: "/api/catalog/tables"},
 		{Method: http.MethodPost, Path: "/api/query", Body: api.QueryRequest{SQL: "SELECT 1"}},
 	}
-	if o.AdminToken != "" {
+	switch {
+	case o.Profile == smoke.Lite:
+		calls[1] = plannedCall{Method: http.MethodGet, Path: "/api/health/details"}
+		return calls
+	case o.AdminToken != "":
 		calls[1] = plannedCall{Method: http.MethodPost, Path: "/auth/token", When: "with a new account, removed at the end"}
 	}
 	if o.Profile == smoke.Full {

@@ -58,6 +58,10 @@ type Profile string
 const (
 	Full     Profile = "full"     // all seven steps; starts a sync
 	ReadOnly Profile = "readonly" // no sync and no wait, for an instance that people work with
+
+	// Lite reads only: health, catalog and query with AdminToken itself, so that no
+	// account is made. It shows that a token works, not that somebody can sign in.
+	Lite Profile = "lite"
 )
 
 // DefaultWait is how long the sync that a smoke test starts is followed.
@@ -72,7 +76,7 @@ type Options struct {
 	Account    Account       // an existing account; for the full profile an admin's
 	AdminToken redact.Secret // makes a throw-away account instead
 
-	Profile  Profile       // Full when empty
+	Profile  Profile       // Full when empty; Lite takes an AdminToken and no Account
 	Wait     time.Duration // DefaultWait when zero
 	Baseline *api.Health   // before the deploy; the first answer of this run when nil
 	Progress func(Step)    // sees each step when it is over; may be nil
@@ -110,19 +114,20 @@ type run struct {
 
 type step struct {
 	name string
-	full bool // only in the full profile
 	ask  func(context.Context, *Step) *finding
 }
 
+// steps returns those of the profile.
 func (r *run) steps() []step {
-	return []step{
-		{StepHealth, false, r.health},
-		{StepToken, false, r.signIn},
-		{StepCatalog, false, r.catalog},
-		{StepQuery, false, r.query},
-		{StepSync, true, r.sync},
-		{StepWait, true, r.wait},
-		{StepAfter, false, r.healthAfter},
+	health, catalog, query := step{StepHealth, r.health}, step{StepCatalog, r.catalog}, step{StepQuery, r.query}
+	signIn, after := step{StepToken, r.signIn}, step{StepAfter, r.healthAfter}
+	switch r.o.Profile {
+	case Lite:
+		return []step{health, {StepToken, r.takeToken}, catalog, query}
+	case ReadOnly:
+		return []step{health, signIn, catalog, query, after}
+	default:
+		return []step{health, signIn, catalog, query, {StepSync, r.sync}, {StepWait, r.wait}, after}
 	}
 }
 
@@ -152,9 +157,6 @@ func Run(ctx context.Context, o Options) Report {
 func (r *run) perform(ctx context.Context) {
 	failed := ""
 	for _, s := range r.steps() {
-		if s.full && r.o.Profile != Full {
-			continue
-		}
 		out := Step{Name: s.name}
 		if failed != "" {
 			out.Skipped, out.Detail = true, "Not run, for "+failed+" was not answered well."

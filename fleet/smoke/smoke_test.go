@@ -74,6 +74,47 @@ func names(r smoke.Report) (all, skipped []string) {
 	return all, skipped
 }
 
+func TestLiteReadsOnly(t *testing.T) {
+	t.Parallel()
+	lite := func(t *testing.T, change func(*smoketest.Instance, *smoke.Options)) (smoke.Report, []string) {
+		t.Helper()
+		var report smoke.Report
+		var calls []string
+		bubble(t, func(t *testing.T, i *smoketest.Instance, o smoke.Options) {
+			o.Profile, o.Account, o.AdminToken = smoke.Lite, smoke.Account{}, smoketest.AdminToken
+			change(i, &o)
+			report, calls = smoke.Run(t.Context(), o), i.Requests()
+		})
+		return report, calls
+	}
+	r, calls := lite(t, func(*smoketest.Instance, *smoke.Options) {})
+	wants(t, r, smoke.Pass, "", "")
+	if got := strings.Join(calls, ", "); got != "GET /api/health, GET /api/health/details, GET /api/catalog/tables, POST /api/query" {
+		t.Errorf("it called %s", got)
+	}
+	for name, tt := range map[string]struct {
+		change  func(*smoketest.Instance, *smoke.Options)
+		verdict smoke.Verdict
+		step    string
+		detail  string
+	}{
+		"no table":      {func(i *smoketest.Instance, _ *smoke.Options) { i.Empty() }, smoke.Fail, smoke.StepCatalog, "found a count of 0"},
+		"a wrong token": {func(_ *smoketest.Instance, o *smoke.Options) { o.AdminToken = "half-of-a-tok" }, smoke.Inconclusive, smoke.StepToken, "401"},
+		"no token":      {func(_ *smoketest.Instance, o *smoke.Options) { o.AdminToken = "" }, smoke.Inconclusive, smoke.StepToken, "found none"},
+		"an account":    {func(_ *smoketest.Instance, o *smoke.Options) { o.Account.Email = smoketest.Email }, smoke.Inconclusive, smoke.StepToken, "signs nobody in"},
+		"not set up": {func(i *smoketest.Instance, _ *smoke.Options) {
+			i.Change(func(k *smoketest.Knobs) { k.SetupRequired = true })
+		}, smoke.Fail, smoke.StepToken, "first admin"},
+		"a wrong answer": {func(i *smoketest.Instance, _ *smoke.Options) {
+			i.Break("POST /api/query", 1, smoketest.Problem(500, "internal", "It broke."))
+		}, smoke.Fail, smoke.StepQuery, "500"},
+	} {
+		r, _ := lite(t, tt.change)
+		t.Log(name)
+		wants(t, r, tt.verdict, tt.step, tt.detail)
+	}
+}
+
 func TestAGoodInstancePasses(t *testing.T) {
 	t.Parallel()
 	bubble(t, func(t *testing.T, i *smoketest.Instance, o smoke.Options) {

@@ -29,8 +29,7 @@ func (r *run) health(ctx context.Context, s *Step) *finding {
 // signIn gets a token, with the account that was given or one of its own.
 func (r *run) signIn(ctx context.Context, s *Step) *finding {
 	if r.first.SetupRequired {
-		return failing("Set it up: agnesctl instance setup --url "+r.report.URL+" --email YOU@COMPANY --source csv --csv-dir DIR",
-			"Expected an instance that is set up, found one that waits for its first admin.")
+		return r.notSetUp()
 	}
 	account, own := r.o.Account, false
 	switch {
@@ -69,6 +68,34 @@ func (r *run) signIn(ctx context.Context, s *Step) *finding {
 	}
 	s.Detail = fmt.Sprintf("Signed in as %s (%s).", account.Email, cmp.Or(got.Role, "no role named"))
 	return nil
+}
+
+// takeToken goes on with the token that was given, once the instance knows it.
+func (r *run) takeToken(ctx context.Context, s *Step) *finding {
+	switch {
+	case r.first.SetupRequired:
+		return r.notSetUp()
+	case r.o.Account.Email != "":
+		return undecided("Take the profile readonly.", "Expected an administrator's token alone, found an account: the profile %s signs nobody in.", Lite)
+	case r.o.AdminToken == "":
+		return undecided("Give one.", "Expected an administrator's token, found none.")
+	}
+	e := exchange{method: http.MethodGet, path: "/api/health/details", token: r.o.AdminToken, given: true}
+	a, wrong := r.call(ctx, s, e)
+	if wrong != nil {
+		return wrong
+	}
+	if _, wrong = decode[api.HealthDetails](e, a); wrong != nil {
+		return wrong
+	}
+	r.token = r.o.AdminToken
+	s.Detail = "The token works."
+	return nil
+}
+
+func (r *run) notSetUp() *finding {
+	return failing("Set it up: agnesctl instance setup --url "+r.report.URL+" --email YOU@COMPANY --source csv --csv-dir DIR",
+		"Expected an instance that is set up, found one that waits for its first admin.")
 }
 
 func (r *run) catalog(ctx context.Context, s *Step) *finding {

@@ -151,7 +151,7 @@ func (i *Instance) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	call := r.Method + " " + r.URL.Path
 	switch {
 	case call == "GET /api/health":
-		i.health(w)
+		send(w, 200, i.health())
 	case i.knobs.SetupRequired:
 		w.Header().Set("Retry-After", "5")
 		fail(w, 503, "setup_required", "The instance waits for its first admin.")
@@ -178,7 +178,7 @@ func (i *Instance) fault(r *http.Request) Fault {
 	return nil
 }
 
-func (i *Instance) health(w http.ResponseWriter) {
+func (i *Instance) health() api.Health {
 	k := i.knobs
 	h := api.Health{
 		Status: api.Healthy, Version: Version, Channel: "stable", SchemaVersion: 1, Timestamp: time.Now().UTC(),
@@ -198,7 +198,7 @@ func (i *Instance) health(w http.ResponseWriter) {
 	if k.NoPhase {
 		h.Phase = ""
 	}
-	send(w, 200, h)
+	return h
 }
 
 func (i *Instance) signIn(w http.ResponseWriter, r *http.Request) {
@@ -243,6 +243,8 @@ func (i *Instance) signedIn(w http.ResponseWriter, r *http.Request, call string)
 		fail(w, 403, "admin_required", "This call needs the role admin; yours is "+role+".")
 	case change && i.knobs.Draining:
 		fail(w, 409, "draining", "The instance is draining: it starts no sync and takes no change.")
+	case call == "GET /api/health/details":
+		send(w, 200, api.HealthDetails{Health: i.health(), Tables: len(i.tables), ConfigHash: "5f1d7a84db00d2fc"})
 	case call == "GET /api/catalog/tables":
 		send(w, 200, api.Catalog{Tables: append([]api.CatalogTable{}, i.tables...), Count: len(i.tables)})
 	case call == "POST /api/query":
