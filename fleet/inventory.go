@@ -39,6 +39,8 @@ type Instance struct {
 	Labels  map[string]string
 	Token   Token
 
+	ConfigHash string // of the settings that it should have, as GET /api/health/details tells it; empty for any
+
 	Interval time.Duration // between two probes
 	Timeout  time.Duration // of one probe; no longer than Interval
 	TLS      TLS

@@ -16,7 +16,7 @@ import (
 func (l *loader) addInstance(d, defaults datum, file string) {
 	i := Instance{
 		Name: d.get(keyName).text, Pin: d.get(keyPin).text, Cloud: d.get(keyCloud).text,
-		Labels: map[string]string{}, Source: d.at,
+		ConfigHash: d.get(keyConfigHash).text, Labels: map[string]string{}, Source: d.at,
 	}
 	either := func(key string) datum {
 		if own := d.get(key); own.set {

@@ -25,6 +25,7 @@ const (
 	maxBody     = 1 << 20 // bytes of an answer
 	maxText     = 500     // bytes of a warning, a version and the like
 	maxWarnings = 50
+	certWarning = 14 // days before its end from which a certificate is warned of
 )
 
 // attempt collects what happens while a connection is made. The dial and the
@@ -245,7 +246,7 @@ func (x *exchange) certificate(state *tls.ConnectionState) {
 		}
 	}
 	x.r.CertNotAfter = first
-	if left := first.Sub(x.r.At); left < 14*24*time.Hour {
+	if left := first.Sub(x.r.At); left < certWarning*24*time.Hour {
 		x.note("The certificate is valid until %s only.", first.UTC().Format(time.RFC3339))
 	}
 }

@@ -3,7 +3,6 @@ package fleet
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"net"
 	"net/http"
 	"sync"
@@ -34,22 +33,16 @@ func (p *Prober) route(in Instance) (*route, *problem.Error) {
 	if known := p.routes[key]; known != nil {
 		return known, nil
 	}
-	config := &tls.Config{
-		MinVersion: tls.VersionTLS12, ServerName: t.ServerName,
-		ClientSessionCache: newSessions(p.o.MaxSessions),
+	config, wrong := t.config()
+	if wrong != nil {
+		return nil, wrong
 	}
+	config.ClientSessionCache = newSessions(p.o.MaxSessions)
 	if !key.token {
 		// What is read is public and nothing is sent, so nobody gains from keeping the
 		// traffic until a quantum computer can read it. Without the hybrid exchange a
 		// handshake costs a third less on both sides.
 		config.CurvePreferences = []tls.CurveID{tls.X25519, tls.CurveP256, tls.CurveP384}
-	}
-	if t.PEM != "" {
-		config.RootCAs = x509.NewCertPool()
-		if !config.RootCAs.AppendCertsFromPEM([]byte(t.PEM)) {
-			return nil, problem.New(problem.Invalid, "expected the certificate authority of the instance in "+t.CAFile+", found no certificate in PEM",
-				"Mend tls.ca of the instance in the inventory.")
-		}
 	}
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true) // one call a connection: HTTP/2 would cost memory and give nothing

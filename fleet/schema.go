@@ -95,6 +95,8 @@ const (
 
 	keyName, keyURL, keyChannel, keyPin, keyHost, keyCloud, keyLabels, keyToken = "name", "url", "channel", "pin", "host", "cloud", "labels", "token"
 
+	keyConfigHash = "config_hash"
+
 	keyInterval, keyTimeout, keyTLS, keyCA, keyServerName = "interval", "timeout", "tls", "ca", "server_name"
 
 	keyMatch, keyPercent, keySoak, keyMaxUnavailable = "match", "percent", "soak", "max_unavailable"
@@ -162,6 +164,9 @@ func instanceShape() *shape {
 			}},
 			{key: keyToken, about: "Access token of an administrator, by file or environment; never the token itself.", shape: &shape{
 				kind: shapeText, expect: "${file:PATH} or ${env:NAME}", check: checkToken, private: true, longest: 1024, pattern: tokenText,
+			}},
+			{key: keyConfigHash, about: "Hash of the settings that the instance should have, as agnesctl fleet status -o wide shows it; any where left out.", shape: &shape{
+				kind: shapeText, expect: "16 hexadecimal digits, as agnesctl fleet status -o wide shows them", pattern: regexp.MustCompile(`^[0-9a-f]{16}$`),
 			}},
 			intervalField(), timeoutField(), tlsField(),
 		},

@@ -2,11 +2,14 @@ package fleet
 
 import (
 	"cmp"
+	"math"
 	"net"
 	"net/url"
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/keboola/agnes-the-ai-analyst/fleet/smoke"
 )
 
 // Status is a fleet at one moment, in the shape that `agnesctl fleet status -o
@@ -26,16 +29,21 @@ type StatusSummary struct {
 	Unhealthy   int `json:"unhealthy"`
 	Unreachable int `json:"unreachable"`
 
+	Faults map[Fault]int `json:"faults"` // of those that are unhealthy or unreachable
+
 	Drifted      int            `json:"drifted"`
 	DriftUnknown int            `json:"drift_unknown"`
 	Deprecated   int            `json:"deprecated"`
 	Warnings     int            `json:"warnings"` // instances with some
+	CertExpiring int            `json:"cert_expiring"`
 	Versions     map[string]int `json:"versions"`
 
 	// SelfTrouble says, where it is not empty, that this machine and not the fleet
 	// has the trouble, for SelfTroubled of the unreachable instances.
 	SelfTrouble  string `json:"self_trouble,omitempty"`
 	SelfTroubled int    `json:"self_troubled"`
+
+	Smoke map[smoke.Verdict]int `json:"smoke,omitempty"` // absent where none was asked for
 }
 
 // InstanceStatus is one line of it.
@@ -47,14 +55,19 @@ type InstanceStatus struct {
 	Channel string `json:"channel"`
 	Wanted  string `json:"wanted"`
 
-	Drift       *bool  `json:"drift"` // null: unknown
-	DriftReason string `json:"drift_reason"`
+	Drift        *bool        `json:"drift"`         // null: unknown
+	DriftReason  string       `json:"drift_reason"`  // all reasons in a line, or why it is unknown
+	DriftReasons []Divergence `json:"drift_reasons"` // each by itself
 
 	Digest        string `json:"digest"`
+	WantedDigest  string `json:"wanted_digest"` // empty where the registry was not asked, or did not say
 	BundleVersion string `json:"bundle_version"`
 	ConfigHash    string `json:"config_hash"`
 	DataAgeS      *int64 `json:"data_age_s"` // seconds since the sync of the source that was synced the longest ago; null: unknown
 	LatencyMS     *int64 `json:"latency_ms"` // of the whole probe; null: no answer
+	DNSMS         int64  `json:"dns_ms"`     // of it; these three are 0 on a connection that was kept
+	ConnectMS     int64  `json:"connect_ms"`
+	TLSMS         int64  `json:"tls_ms"`
 
 	Warnings []string `json:"warnings"`
 	Error    string   `json:"error"`
@@ -69,20 +82,37 @@ type InstanceStatus struct {
 	Latest        string    `json:"latest"`
 	StaleTables   int       `json:"stale_tables"`
 	CertNotAfter  time.Time `json:"cert_not_after,omitzero"`
+	CertDaysLeft  *int      `json:"cert_days_left"` // whole days, negative where it has ended; null: none was seen
 	SkewMS        int64     `json:"skew_ms"`
 	SelfTrouble   bool      `json:"self_trouble"`
 	ProbedAt      time.Time `json:"probed_at"`
+
+	Smoke *SmokeStatus `json:"smoke,omitempty"` // absent where none was asked for
+}
+
+// SmokeStatus is what a smoke test said of an instance.
+type SmokeStatus struct {
+	Verdict   smoke.Verdict `json:"verdict"`
+	Step      string        `json:"step,omitempty"` // that was not answered well
+	Detail    string        `json:"detail,omitempty"`
+	Hint      string        `json:"hint,omitempty"`
+	ElapsedMS int64         `json:"elapsed_ms"`
 }
 
 // NewStatus puts a sweep's results beside what the inventory wants, at a moment.
 // An instance without a result is unreachable by our fault: it was not asked.
 func NewStatus(at time.Time, instances []Instance, results []Result) Status {
+	return Facts{}.Status(at, instances, results)
+}
+
+// Status is NewStatus with what else is known.
+func (f Facts) Status(at time.Time, instances []Instance, results []Result) Status {
 	byName := make(map[string]Result, len(results))
 	for _, r := range results {
 		byName[r.Name] = r
 	}
 	s := Status{
-		Summary:   StatusSummary{At: at.UTC(), Total: len(instances), Versions: map[string]int{}},
+		Summary:   StatusSummary{At: at.UTC(), Total: len(instances), Versions: map[string]int{}, Faults: map[Fault]int{}},
 		Instances: make([]InstanceStatus, 0, len(instances)),
 	}
 	for _, in := range instances {
@@ -90,7 +120,7 @@ func NewStatus(at time.Time, instances []Instance, results []Result) Status {
 		if !asked {
 			r = Result{Name: in.Name, URL: in.URL, Health: Unreachable, Fault: FaultSelf, SelfTrouble: true, At: at}
 		}
-		line := newLine(at, in, r)
+		line := f.line(at, in, r)
 		s.Summary.count(line)
 		s.Instances = append(s.Instances, line)
 	}
@@ -103,14 +133,19 @@ func NewStatus(at time.Time, instances []Instance, results []Result) Status {
 	return s
 }
 
-func newLine(at time.Time, in Instance, r Result) InstanceStatus {
+func (f Facts) line(at time.Time, in Instance, r Result) InstanceStatus {
 	line := InstanceStatus{
 		Name: in.Name, URL: in.URL, Status: r.Health, Version: r.Version, Channel: r.Channel, Wanted: in.Wanted(),
-		Digest: r.Digest, BundleVersion: r.BundleVersion, ConfigHash: r.ConfigHash,
+		Digest: r.Digest, WantedDigest: f.Tags[in.Wanted()].Digest, BundleVersion: r.BundleVersion, ConfigHash: r.ConfigHash,
 		Warnings: append(append([]string{}, r.Warnings...), r.Notes...), Fault: r.Fault,
 		SchemaVersion: r.SchemaVersion, Commit: r.Commit, Phase: r.Phase, SetupRequired: r.SetupRequired,
 		Deprecated: r.Deprecated, Latest: r.Latest, StaleTables: r.StaleTables,
 		CertNotAfter: r.CertNotAfter.UTC(), SkewMS: r.Skew.Milliseconds(), SelfTrouble: r.SelfTrouble, ProbedAt: r.At.UTC(),
+		DNSMS: r.Timing.DNS.Milliseconds(), ConnectMS: r.Timing.Connect.Milliseconds(), TLSMS: r.Timing.TLS.Milliseconds(),
+	}
+	if !r.CertNotAfter.IsZero() {
+		days := int(math.Floor(r.CertNotAfter.Sub(at).Hours() / 24))
+		line.CertDaysLeft = &days
 	}
 	if r.Err != nil {
 		line.Error, line.Hint = r.Err.Message, r.Err.Hint
@@ -125,12 +160,27 @@ func newLine(at time.Time, in Instance, r Result) InstanceStatus {
 		ms := (r.Timing.Total + time.Millisecond - 1).Milliseconds()
 		line.LatencyMS = &ms
 	}
-	d := Drifted(in, r)
-	line.DriftReason = d.Reason
+	d := f.Drift(in, r)
+	line.DriftReason, line.DriftReasons = d.Reason, append([]Divergence{}, d.Reasons...)
 	if d.Known {
 		line.Drift = &d.Drifted
 	}
+	if f.Smoke != nil {
+		line.Smoke = smokeStatus(f.Smoke[in.Name])
+	}
 	return line
+}
+
+// smokeStatus is a report in short. One that is not there was not made: that is no
+// pass.
+func smokeStatus(r smoke.Report) *SmokeStatus {
+	s := &SmokeStatus{Verdict: cmp.Or(r.Verdict, smoke.Inconclusive), ElapsedMS: r.ElapsedMS}
+	if failed := r.Failed(); failed != nil {
+		s.Step, s.Detail, s.Hint = failed.Name, clip(failed.Detail), clip(failed.Hint)
+	} else if r.Verdict == "" {
+		s.Detail = "It was not made."
+	}
+	return s
 }
 
 // badness orders the lines. Of two alike the one that drifted is worse.
@@ -144,6 +194,9 @@ func (l InstanceStatus) badness() int {
 	}
 	if len(l.Warnings) > 0 {
 		b++
+	}
+	if l.Smoke != nil && l.Smoke.Verdict == smoke.Fail {
+		b += 8
 	}
 	return b
 }
@@ -176,6 +229,18 @@ func (s *StatusSummary) count(l InstanceStatus) {
 	}
 	if l.SelfTrouble {
 		s.SelfTroubled++
+	}
+	if l.Fault != NoFault {
+		s.Faults[l.Fault]++
+	}
+	if l.CertDaysLeft != nil && *l.CertDaysLeft < certWarning {
+		s.CertExpiring++
+	}
+	if l.Smoke != nil {
+		if s.Smoke == nil {
+			s.Smoke = map[smoke.Verdict]int{}
+		}
+		s.Smoke[l.Smoke.Verdict]++
 	}
 }
 

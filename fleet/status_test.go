@@ -61,6 +61,69 @@ func TestDriftIsWantedAgainstActual(t *testing.T) {
 	}
 }
 
+func TestDriftIsMoreThanTheVersion(t *testing.T) {
+	t.Parallel()
+	const digest, other = "sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", "sha256:bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb"
+	runs := fleet.Result{
+		Health: fleet.Healthy, Version: "2026.04.3", Channel: "stable", Digest: digest, Details: true, BundleVersion: "2026.04.3", ConfigHash: "5f1d7a84db00d2fc",
+	}
+	change := func(f func(*fleet.Result)) fleet.Result { r := runs; f(&r); return r }
+	gone := fleet.Result{Health: fleet.Unreachable, Err: problem.New(problem.Unavailable, "no", "")}
+	pinned := fleet.Instance{Name: "acme", Pin: "stable-2026.04.3"}
+	follows := fleet.Instance{Name: "acme", Channel: "stable"}
+	settled := fleet.Instance{Name: "acme", Channel: "stable", ConfigHash: "5f1d7a84db00d2fc"}
+	tag := func(name, digest, version string) fleet.Facts {
+		return fleet.Facts{Tags: map[string]fleet.Tagged{name: {Digest: digest, Version: version}}}
+	}
+	host := func(h fleet.HostFacts) fleet.Facts { return fleet.Facts{Hosts: map[string]fleet.HostFacts{"acme": h}} }
+	for name, tt := range map[string]struct {
+		in    fleet.Instance
+		r     fleet.Result
+		facts fleet.Facts
+		want  string // kinds; "-" for none, "?" for unknown
+		says  string
+	}{
+		"all as wanted":                    {settled, runs, tag("stable", digest, "2026.04.3"), "-", ""},
+		"the pin's tag is another image":   {pinned, runs, tag("stable-2026.04.3", other, "2026.04.3"), "digest", "stable-2026.04.3 is " + other},
+		"without a token no digest":        {pinned, change(func(r *fleet.Result) { r.Digest = "" }), tag("stable-2026.04.3", other, "2026.04.3"), "-", ""},
+		"the channel has moved on":         {follows, runs, tag("stable", other, "2026.04.4"), "behind", "runs 2026.04.3, stable is at 2026.04.4"},
+		"the registry has trouble":         {follows, runs, fleet.Facts{Tags: map[string]fleet.Tagged{"stable": {Trouble: "it is away"}}}, "-", ""},
+		"a digest without a version":       {follows, change(func(r *fleet.Result) { r.Digest = "" }), tag("stable", other, ""), "?", "give a token"},
+		"deprecated and moved on":          {follows, change(func(r *fleet.Result) { r.Deprecated = true }), tag("stable", other, "2026.04.4"), "deprecated", "stable has 2026.04.4"},
+		"other settings":                   {settled, change(func(r *fleet.Result) { r.ConfigHash = "0000000000000000" }), fleet.Facts{}, "config", "its settings are 0000000000000000, pinned to 5f1d7a84db00d2fc"},
+		"settings that cannot be seen":     {settled, change(func(r *fleet.Result) { r.ConfigHash = "" }), fleet.Facts{}, "?", "give a token"},
+		"files of another version":         {follows, change(func(r *fleet.Result) { r.BundleVersion = "2026.04.2" }), fleet.Facts{}, "bundle", "compose files of 2026.04.2"},
+		"no deploy has set it up":          {follows, change(func(r *fleet.Result) { r.BundleVersion = "" }), fleet.Facts{}, "-", ""},
+		"a foreign updater":                {follows, runs, host(fleet.HostFacts{Foreign: []string{"tower (containrrr/watchtower)"}}), "updater", "tower (containrrr/watchtower)"},
+		"a foreign updater, and it is off": {follows, gone, host(fleet.HostFacts{Foreign: []string{"tower"}}), "updater", "tower"},
+		".env names another image":         {follows, runs, host(fleet.HostFacts{Running: digest, Pinned: other}), "host", ".env names " + other},
+		"a host that cannot be looked at":  {follows, runs, host(fleet.HostFacts{Trouble: "no route"}), "?", "no route"},
+		"nobody looked at the host":        {follows, runs, fleet.Facts{Hosts: map[string]fleet.HostFacts{"bolt": {Foreign: []string{"tower"}}}}, "-", ""},
+		"all at once": {
+			settled, change(func(r *fleet.Result) {
+				r.Channel, r.ConfigHash, r.BundleVersion = "dev", "0000000000000000", "2026.04.1"
+			}),
+			host(fleet.HostFacts{Foreign: []string{"tower"}}), "channel config bundle updater", "; its host has",
+		},
+	} {
+		d := tt.facts.Drift(tt.in, tt.r)
+		var kinds []string
+		for _, one := range d.Reasons {
+			kinds = append(kinds, string(one.Kind))
+		}
+		got := strings.Join(kinds, " ")
+		switch {
+		case !d.Known:
+			got = "?"
+		case !d.Drifted:
+			got = "-"
+		}
+		if got != tt.want || !strings.Contains(d.Reason, tt.says) || (tt.says == "") != (d.Reason == "") {
+			t.Errorf("%s: %s because %q, want %s because %q", name, got, d.Reason, tt.want, tt.says)
+		}
+	}
+}
+
 func TestStatusHasTheShapeThatOthersParse(t *testing.T) {
 	t.Parallel()
 	at := time.Date(2026, 4, 9, 12, 0, 0, 0, time.UTC)
@@ -99,7 +162,7 @@ func TestStatusHasTheShapeThatOthersParse(t *testing.T) {
 	if err := json.Unmarshal(j, &shape); err != nil {
 		t.Fatal(err)
 	}
-	for _, key := range strings.Fields("name url status version channel wanted drift digest bundle_version config_hash data_age_s latency_ms warnings error") {
+	for _, key := range strings.Fields("name url status version channel wanted drift drift_reasons digest bundle_version config_hash data_age_s latency_ms warnings error") {
 		for _, one := range shape.Instances {
 			if _, ok := one[key]; !ok {
 				t.Errorf("%v lacks %s", one["name"], key)
