@@ -169,6 +169,7 @@ test_tier() {
 	have ip || need iproute2 "each of the tests' daemons has a bridge of its own"
 	have debootstrap || [[ -x /usr/sbin/debootstrap ]] || need debootstrap "the tests' base images come from Debian's packages"
 	[[ -s /usr/share/keyrings/debian-archive-keyring.gpg ]] || need debian-archive-keyring "debootstrap checks their signatures"
+	have prometheus-blackbox-exporter || need prometheus-blackbox-exporter "benchmarks hold the fleet's prober against it"
 	install_packages
 	local requirements
 	requirements=$(sha256sum <scripts/requirements-test.txt)
