@@ -145,7 +145,7 @@ var bad = []struct {
 	hint       string
 	schema     bool // the JSON Schema refuses it, too
 }{
-	{"an unknown key", one + ", chanel: dev}\n", `2:41: instances[0] (acme): expected one of the keys name, url, channel, pin, host, cloud, labels, token, interval, timeout, tls, found "chanel"`, "Did you mean channel?", true},
+	{"an unknown key", one + ", chanel: dev}\n", `2:41: instances[0] (acme): expected one of the keys name, url, channel, pin, host, cloud, labels, token, config_hash, interval, timeout, tls, found "chanel"`, "Did you mean channel?", true},
 	{"an unknown key at the top", alone + "wave: []\n", `3:1: expected one of the keys image, waves, include, defaults, instances, found "wave"`, "Did you mean waves?", true},
 	{"a wrong type", "instances:\n  - name: 12\n    url: https://acme.com\n", `2:11: instances[0].name: expected a name of small letters, digits and -, 63 at most, such as acme, found the number 12`, `Quote it, so that it is text: "12"`, true},
 	{"a label that is no text", one + ", labels: {beta: true}}\n", "2:56: instances[0] (acme).labels.beta: expected a label's value, such as canary, found the truth value true", `"true"`, true},
