@@ -26,6 +26,10 @@ type Inventory struct {
 	Image     string // repository, without tag and digest
 	Waves     []Wave // in the order of a rollout; DefaultWaves where the file has none
 	Instances []Instance
+
+	Watch       Watch
+	Maintenance []Maintenance
+	Alerts      []Alert
 }
 
 // Instance is one member of the fleet.
@@ -41,10 +45,11 @@ type Instance struct {
 
 	ConfigHash string // of the settings that it should have, as GET /api/health/details tells it; empty for any
 
-	Interval time.Duration // between two probes
-	Timeout  time.Duration // of one probe; no longer than Interval
-	TLS      TLS
-	Source   Position // where the file speaks of it
+	Interval   time.Duration // between two probes
+	Timeout    time.Duration // of one probe; no longer than Interval
+	TLS        TLS
+	MaxDataAge time.Duration // beyond it old data is an incident; 0: Watch's
+	Source     Position      // where the file speaks of it
 }
 
 // TLS says how an instance's certificate is checked beyond the system's

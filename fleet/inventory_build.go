@@ -2,8 +2,6 @@ package fleet
 
 import (
 	"fmt"
-	"io/fs"
-	"path"
 	"time"
 
 	"github.com/keboola/agnes-the-ai-analyst/agent/api"
@@ -40,9 +38,10 @@ func (l *loader) addInstance(d, defaults datum, file string) {
 	l.once(l.names, d.get(keyName), i.Name, "each name once in the fleet", i.Name)
 	l.setHost(&i, d.get(keyHost))
 	l.setTimes(&i, either(keyInterval), either(keyTimeout), d)
+	i.MaxDataAge = durationOf(either(keyMaxDataAge), 0)
 	l.setTLS(&i, d.get(keyTLS), defaults.get(keyTLS), file)
 	if token := d.get(keyToken); token.set {
-		i.Token = l.token(token, i.Name, file)
+		i.Token = l.secret(token, i.Name, file, "token: ")
 	}
 	l.found.Instances = append(l.found.Instances, i)
 }
@@ -104,20 +103,6 @@ func (l *loader) setTLS(i *Instance, own, defaults datum, file string) {
 	}
 }
 
-func (l *loader) token(d datum, instance, file string) Token {
-	t := Token{text: d.text, instance: instance, at: d.at, getenv: l.o.Getenv}
-	name, isFile := tokenFile(d.text)
-	if !isFile {
-		t.env = d.text[len("${env:") : len(d.text)-1]
-		return t
-	}
-	t.dir, t.file = l.o.SecretDir, path.Join(path.Dir(file), name)
-	if !fs.ValidPath(t.file) {
-		l.faults.explained(d.at, "token: ", outside(name))
-	}
-	return t
-}
-
 // addWaves takes the waves in and sees to it that they take everybody.
 func (l *loader) addWaves(d datum) {
 	if !d.set {
@@ -148,16 +133,7 @@ func (l *loader) wave(d datum) Wave {
 	w := Wave{
 		Name: d.get(keyName).text, Percent: d.get(keyPercent).number, Soak: durationOf(d.get(keySoak), 0), Source: d.at,
 	}
-	switch match := d.get(keyMatch); {
-	case match.isText:
-		w.Match, _ = ParseSelector(match.text) // as the shape has checked
-	case match.set:
-		labels := map[string]string{}
-		for key, value := range match.members {
-			labels[key] = value.text
-		}
-		w.Match = selectorOf(labels)
-	}
+	w.Match = matchOf(d.get(keyMatch))
 	switch limit := d.get(keyMaxUnavailable); {
 	case limit.isText:
 		_, _ = fmt.Sscanf(limit.text, "%d%%", &w.MaxUnavailable.Percent) // as the shape has checked

@@ -141,6 +141,7 @@ func load(name string, t tree, o LoadOptions) (*Inventory, error) {
 		l.found.Image = image.text
 	}
 	l.addWaves(root.get(keyWaves))
+	l.addWatching(root, name)
 	if err := l.faults.err(); err != nil {
 		return nil, err
 	}

@@ -24,6 +24,8 @@ type Token struct {
 	instance string
 	at       Position
 
+	literal bool // text is the value itself: an address that is no secret
+
 	file   string // below dir
 	dir    string // empty: files cannot be read
 	env    string
@@ -81,6 +83,8 @@ func (t Token) Read() (redact.Secret, error) {
 	switch {
 	case t.IsZero():
 		return "", nil
+	case t.literal:
+		return redact.Secret(t.text), nil
 	case t.env != "":
 		return t.fromEnv()
 	case t.dir == "":

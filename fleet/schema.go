@@ -128,14 +128,14 @@ func rootShape() *shape {
 		{key: keyWaves, about: "The order of a rollout: each wave must pass its gate before the next begins. Each instance is in the first wave that takes it.", shape: &shape{
 			kind: shapeList, expect: "a list of waves", size: maxWaves, each: waveShape(),
 		}},
-	}, s.fields)
+	}, watchFields(), s.fields)
 	return s
 }
 
 func defaultsShape() *shape {
 	return &shape{kind: shapeObject, expect: "defaults", fields: []field{
 		{key: keyChannel, about: "Channel that instances without a pin follow.", shape: channelShape(), fallback: string(release.Stable)},
-		intervalField(), timeoutField(), tlsField(),
+		intervalField(), timeoutField(), tlsField(), maxDataAgeField(),
 	}}
 }
 
@@ -168,7 +168,7 @@ func instanceShape() *shape {
 			{key: keyConfigHash, about: "Hash of the settings that the instance should have, as agnesctl fleet status -o wide shows it; any where left out.", shape: &shape{
 				kind: shapeText, expect: "16 hexadecimal digits, as agnesctl fleet status -o wide shows them", pattern: regexp.MustCompile(`^[0-9a-f]{16}$`),
 			}},
-			intervalField(), timeoutField(), tlsField(),
+			intervalField(), timeoutField(), tlsField(), maxDataAgeField(),
 		},
 	}
 }
@@ -176,13 +176,7 @@ func instanceShape() *shape {
 func waveShape() *shape {
 	return &shape{kind: shapeObject, expect: "a wave", fields: []field{
 		{key: keyName, about: "Unique name.", shape: nameShape(), required: true},
-		{key: keyMatch, about: "Which instances the wave takes: labels that must all have these values, or a selector's text.", shape: &shape{
-			kind: shapeChoice, expect: "labels such as {tier: canary}, or a selector such as tier=canary,cloud!=aws",
-			choices: []*shape{
-				{kind: shapeMap, expect: "labels", size: maxLabels, keys: labelKeyShape(), each: labelValueShape()},
-				{kind: shapeText, expect: "a selector such as tier=canary,cloud!=aws", longest: selectorLimit, check: checkSelector},
-			},
-		}},
+		{key: keyMatch, about: "Which instances the wave takes: labels that must all have these values, or a selector's text.", shape: matchShape()},
 		{key: keyPercent, about: "Share of the instances that no earlier wave has and match selects; rounded up.", shape: &shape{
 			kind: shapeWhole, expect: "a whole number from 1 to 100", least: 1, most: 100,
 		}},
