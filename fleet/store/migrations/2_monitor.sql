@@ -76,9 +76,7 @@ CREATE TABLE latency (
 
 -- When a monitor watched: what is known of an instance's time.
 CREATE TABLE life (
-  id    INTEGER PRIMARY KEY AUTOINCREMENT,
-  shard TEXT NOT NULL,
-  began INTEGER NOT NULL,
+  began INTEGER PRIMARY KEY,
   until INTEGER NOT NULL
 ) STRICT;
 CREATE INDEX life_until ON life (until);
