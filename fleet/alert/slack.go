@@ -1,0 +1,68 @@
+package alert
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"strings"
+
+	"github.com/keboola/agnes-the-ai-analyst/fleet"
+)
+
+// slack is an incoming webhook of Slack, or of what understands the same: a JSON
+// object with text. It answers 200 and "ok"; else a status and a bare word, such as
+// invalid_payload (400), no_service (404), or 429 with Retry-After
+// (api.slack.com/messaging/webhooks).
+type slack struct {
+	a fleet.Alert
+	o Options
+}
+
+// slackText is the most that Slack takes in one text without cutting it.
+const slackText = 4000
+
+func (s slack) Send(ctx context.Context, m Message) (string, error) {
+	address, err := secretOf(s.a.URL)
+	if err != nil {
+		return "", err
+	}
+	body, err := json.Marshal(map[string]any{"text": s.text(m), "unfurl_links": false})
+	if err != nil {
+		return "", fmt.Errorf("encode the message: %w", err)
+	}
+	resp, text, err := s.o.post(ctx, address, bytes.NewReader(body), http.Header{"Content-Type": {"application/json"}})
+	if err != nil {
+		return "", err
+	}
+	if resp.StatusCode != http.StatusOK {
+		return "", failed(resp, text)
+	}
+	return "", nil
+}
+
+func (s slack) text(m Message) string {
+	escape := strings.NewReplacer("&", "&amp;", "<", "&lt;", ">", "&gt;").Replace
+	lines := m.lines(func(i Item) string {
+		mark := ":red_circle: "
+		if i.Event == Closed {
+			mark = ":large_green_circle: "
+		}
+		text := mark + escape(clip(i.line(), 600))
+		if i.Link != "" {
+			text += " <" + escape(i.Link) + "|Show>"
+		}
+		return text
+	})
+	if len(lines) > 1 || m.Test {
+		lines = append([]string{"*" + escape(m.Title()) + "*"}, lines...)
+	}
+	// Whole lines, so that no mark is cut in its middle.
+	for size := len(lines); size > 1; size-- {
+		if text := strings.Join(lines[:size], "\n"); len(text) <= slackText {
+			return text
+		}
+	}
+	return clip(lines[0], slackText)
+}
