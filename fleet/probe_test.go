@@ -334,7 +334,7 @@ func TestASweepOfTwoThousandLeavesNothingBehind(t *testing.T) {
 			sim.Hole: 0.002, sim.Drop: 0.002, sim.Expired: 0.01, sim.Page: 0.01, sim.Cut: 0.01, sim.Reset: 0.01, sim.Redirect: 0.01, sim.Huge: 0.002, sim.Silent: 0.001,
 		}})
 		defer s.Close()
-		p := fleet.NewProber(fleet.ProbeOptions{Concurrency: 64, Connect: time.Second, Timeout: 1500 * time.Millisecond})
+		p := fleet.NewProber(fleet.ProbeOptions{Concurrency: 64, Connect: 4 * time.Second, Timeout: 5 * time.Second})
 		defer p.Close()
 		got, sweep := must(t, p, all)
 		bad := 0
