@@ -54,6 +54,10 @@ func (h *host) lost(ctx context.Context, err error) error {
 	if errors.Is(context.Cause(ctx), errLost) {
 		err = errLost
 	}
+	if errors.Is(context.Cause(ctx), context.Canceled) {
+		return problem.Wrap(err, problem.Unavailable, fmt.Sprintf("The deploy to %s was interrupted from here", h.shell),
+			"Run it again when you want it.")
+	}
 	return problem.Wrap(err, problem.Unavailable, fmt.Sprintf("The host %s did not carry a command out", h.shell),
 		"Run this again: it goes on from where the host is now.")
 }
