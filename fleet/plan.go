@@ -2,7 +2,9 @@ package fleet
 
 import (
 	"cmp"
+	"regexp"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/keboola/agnes-the-ai-analyst/release"
@@ -90,7 +92,7 @@ type PlanRequest struct {
 	Instances []Instance // those of the inventory that are meant
 	Results   []Result   // of a sweep over them
 	Facts     Facts
-	Flags     []string // words that name the inventory to commands, such as -f ops/fleet.yaml; quoted for a shell
+	Flags     []string // words that name the inventory to commands, such as -f ops/fleet.yaml
 }
 
 // NewPlan makes a plan. It is an error where an instance is in no wave.
@@ -133,7 +135,7 @@ func NewPlan(q PlanRequest) (Plan, error) {
 	}
 	for _, tag := range tags {
 		if tag.Changes > 0 {
-			tag.Rollout = q.command("fleet rollout", q.Flags, "--tag", tag.Tag)
+			tag.Rollout = command("fleet rollout", q.Flags, "--tag", tag.Tag)
 		}
 		p.Tags = append(p.Tags, *tag)
 	}
@@ -162,13 +164,22 @@ func (q PlanRequest) tag(name string) *PlannedTag {
 	return t
 }
 
-// command is an agnesctl command line.
-func (q PlanRequest) command(verb string, flags []string, more ...string) string {
+// command is an agnesctl command line for a POSIX shell.
+func command(verb string, flags []string, more ...string) string {
 	line := "agnesctl " + verb
 	for _, word := range append(slices.Clone(flags), more...) {
-		line += " " + word
+		line += " " + quoted(word)
 	}
 	return line
+}
+
+var plainWord = regexp.MustCompile(`^[A-Za-z0-9_./:=@%+,-]+$`)
+
+func quoted(word string) string {
+	if plainWord.MatchString(word) {
+		return word
+	}
+	return "'" + strings.ReplaceAll(word, "'", `'\''`) + "'"
 }
 
 // instance says what would be done with one.
@@ -205,16 +216,16 @@ func (q PlanRequest) steps(in Instance, line InstanceStatus) []PlannedStep {
 	for _, d := range line.DriftReasons {
 		switch {
 		case d.Kind == DriftConfig:
-			steps = append(steps, PlannedStep{d.Kind, "change its settings back, or pin config_hash: " + d.Actual, q.command("instance configure", nil, "--url", in.URL)})
+			steps = append(steps, PlannedStep{d.Kind, "change its settings back, or pin config_hash: " + d.Actual, command("instance configure", nil, "--url", in.URL)})
 		case d.Kind == DriftUpdater:
-			steps = append(steps, PlannedStep{d.Kind, "remove " + d.Actual + " from its host", q.command("host status", nil, "--host", in.Host)})
+			steps = append(steps, PlannedStep{d.Kind, "remove " + d.Actual + " from its host", command("host status", nil, "--host", in.Host)})
 		case !deploys:
 			deploys = true
 			what := "deploy " + in.Wanted() + " to its host over SSH"
 			if in.Delivery() == Pull {
 				what = "set " + in.Wanted() + " as what its host fetches"
 			}
-			steps = append(steps, PlannedStep{d.Kind, what, q.command("fleet rollout", q.Flags, "--tag", in.Wanted(), "-l", "name="+in.Name)})
+			steps = append(steps, PlannedStep{d.Kind, what, command("fleet rollout", q.Flags, "--tag", in.Wanted(), "-l", "name="+in.Name)})
 		}
 	}
 	return steps

@@ -111,29 +111,35 @@ func (f Facts) Status(at time.Time, instances []Instance, results []Result) Stat
 	for _, r := range results {
 		byName[r.Name] = r
 	}
-	s := Status{
-		Summary:   StatusSummary{At: at.UTC(), Total: len(instances), Versions: map[string]int{}, Faults: map[Fault]int{}},
-		Instances: make([]InstanceStatus, 0, len(instances)),
-	}
+	s := Status{Instances: make([]InstanceStatus, 0, len(instances))}
 	for _, in := range instances {
 		r, asked := byName[in.Name]
 		if !asked {
 			r = Result{Name: in.Name, URL: in.URL, Health: Unreachable, Fault: FaultSelf, SelfTrouble: true, At: at}
 		}
-		line := f.line(at, in, r)
-		s.Summary.count(line)
-		s.Instances = append(s.Instances, line)
+		s.Instances = append(s.Instances, f.Line(at, in, r))
 	}
 	slices.SortStableFunc(s.Instances, func(a, b InstanceStatus) int {
-		return cmp.Or(cmp.Compare(b.badness(), a.badness()), strings.Compare(a.Name, b.Name))
+		return cmp.Or(cmp.Compare(b.Badness(), a.Badness()), strings.Compare(a.Name, b.Name))
 	})
-	if n := s.Summary.SelfTroubled; n > 0 {
-		s.Summary.SelfTrouble = "This machine or its network kept some instances from being asked: nothing is known of them."
+	s.Summary = Summarize(at, s.Instances)
+	return s
+}
+
+// Summarize counts lines.
+func Summarize(at time.Time, lines []InstanceStatus) StatusSummary {
+	s := StatusSummary{At: at.UTC(), Total: len(lines), Versions: map[string]int{}, Faults: map[Fault]int{}}
+	for i := range lines {
+		s.count(&lines[i])
+	}
+	if s.SelfTroubled > 0 {
+		s.SelfTrouble = "This machine or its network kept some instances from being asked: nothing is known of them."
 	}
 	return s
 }
 
-func (f Facts) line(at time.Time, in Instance, r Result) InstanceStatus {
+// Line is what a result says of an instance at a moment.
+func (f Facts) Line(at time.Time, in Instance, r Result) InstanceStatus {
 	line := InstanceStatus{
 		Name: in.Name, URL: in.URL, Status: r.Health, Version: r.Version, Channel: r.Channel, Wanted: in.Wanted(),
 		Digest: r.Digest, WantedDigest: f.Tags[in.Wanted()].Digest, BundleVersion: r.BundleVersion, ConfigHash: r.ConfigHash,
@@ -183,9 +189,19 @@ func smokeStatus(r smoke.Report) *SmokeStatus {
 	return s
 }
 
-// badness orders the lines. Of two alike the one that drifted is worse.
-func (l InstanceStatus) badness() int {
-	b := map[Health]int{Unreachable: 40, Unhealthy: 30, Degraded: 20}[l.Status]
+// Badness orders lines: more is worse, 0 is an instance of which nothing is to be
+// said. Of two alike the one that drifted is worse.
+func (l InstanceStatus) Badness() int {
+	b := 0
+	switch l.Status {
+	case Unreachable:
+		b = 40
+	case Unhealthy:
+		b = 30
+	case Degraded:
+		b = 20
+	case Healthy:
+	}
 	if l.Drift != nil && *l.Drift {
 		b += 4
 	}
@@ -201,7 +217,7 @@ func (l InstanceStatus) badness() int {
 	return b
 }
 
-func (s *StatusSummary) count(l InstanceStatus) {
+func (s *StatusSummary) count(l *InstanceStatus) {
 	switch l.Status {
 	case Healthy:
 		s.Healthy++

@@ -35,6 +35,17 @@ func (f *fleetFlags) add(c *cobra.Command) {
 	_ = c.MarkFlagDirname("secrets")
 }
 
+// words name the same inventory to another command.
+func (f *fleetFlags) words() []string {
+	words := []string{"-f", f.file}
+	for _, flag := range []struct{ name, value string }{{"--git", f.git}, {"--at", f.at}, {"--secrets", f.secretDir}} {
+		if flag.value != "" {
+			words = append(words, flag.name, flag.value)
+		}
+	}
+	return words
+}
+
 // load returns the inventory, and those of its instances that are meant.
 func (f *fleetFlags) load(ctx context.Context) (*fleet.Inventory, []fleet.Instance, error) {
 	selector, err := fleet.ParseSelector(f.selector)

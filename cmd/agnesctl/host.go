@@ -42,12 +42,18 @@ func (h *hostFlags) add(c *cobra.Command) {
 	f := c.Flags()
 	f.StringVar(&h.host, "host", "", "host to reach, ssh://USER@HOST[:PORT][/DIR]; this machine when left out")
 	f.StringVar(&h.dir, "dir", "", "directory of the instance on the host (the one of --host, else "+deploy.DefaultDir+")")
+	f.BoolVarP(&h.verbose, "verbose", "v", false, "log each step on standard error")
+	h.addReach(c)
+}
+
+// addReach declares the flags that say how a host is reached, whichever it is.
+func (h *hostFlags) addReach(c *cobra.Command) {
+	f := c.Flags()
 	f.StringArrayVar(&h.hostKeys, "host-key", nil, "public key of the host, such as 'ssh-ed25519 AAAA…' (repeatable)")
 	f.StringVar(&h.knownHosts, "known-hosts", "", "known_hosts file with the host's key (~/.ssh/known_hosts)")
 	f.StringVar(&h.identity, "identity", "", "file with the private key to sign in with; ssh-agent's keys when left out")
 	f.BoolVar(&h.system, "system-ssh", false, "connect by the ssh program and what ~/.ssh/config says")
 	f.StringVar(&h.jump, "jump", "", "host to go through, ssh://USER@HOST[:PORT]; implies --system-ssh")
-	f.BoolVarP(&h.verbose, "verbose", "v", false, "log each step on standard error")
 	c.MarkFlagsMutuallyExclusive("host-key", "known-hosts")
 }
 
