@@ -49,6 +49,7 @@ type Result struct {
 	Name, URL string
 	At        time.Time // begin of the probe
 	Health    Health
+	Reached   bool // something answered, if only to refuse
 
 	// The instance's own words; empty where it did not say them.
 	Version, Channel, Commit, Phase string

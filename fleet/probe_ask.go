@@ -73,7 +73,7 @@ func (p *Prober) ask(ctx context.Context, in Instance) (Result, reach) {
 	defer cancel()
 	x := &exchange{p: p, t: t, r: &r, outer: ctx, ctx: limited}
 	how := x.run()
-	r.Timing.Total = time.Since(r.At)
+	r.Timing.Total, r.Reached = time.Since(r.At), bool(how)
 	if how == reached && x.remote != "" {
 		p.self.saw(in, x.remote)
 	}
