@@ -17,9 +17,9 @@ const (
 	lastResend  = 10 * time.Minute
 	longestWait = time.Hour // that a receiver may ask for
 	giveUpAfter = 72 * time.Hour
-	finalTries  = 3 // of a message that the receiver says is wrong
-	groupAlone  = 5 // incidents at once that have an issue each
-	idleLook    = 5 * time.Minute
+	finalTries  = 3         // of a message that the receiver says is wrong
+	groupAlone  = 5         // incidents at once that have an issue each
+	idleLook    = time.Hour // what waits wakes a courier; this is for what nobody thought of
 )
 
 // courier brings a channel what has to be said there, in its order, until ctx

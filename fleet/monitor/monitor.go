@@ -86,6 +86,7 @@ type Monitor struct {
 	// Of the record's goroutine.
 	batch    store.Batch
 	writing  bool
+	hours    []store.NamedLatency
 	held     []outcome
 	signs    bool      // something of the fleet has answered since the begin
 	opening  int       // instances whose first result is not there yet

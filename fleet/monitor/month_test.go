@@ -172,9 +172,9 @@ func (f *flapper) expected() (all []string) {
 // first is the round in which the watch begins: the one under way.
 func (f *flapper) first() int { return 1 }
 
-// round is the round of a moment.
+// round is the round of a moment, which has gone through the store's microseconds.
 func (f *flapper) round(at time.Time) int {
-	i, found := slices.BinarySearchFunc(f.dues, at, time.Time.Compare)
+	i, found := slices.BinarySearchFunc(f.dues, at.Add(time.Microsecond), time.Time.Compare)
 	if !found {
 		i--
 	}
@@ -207,18 +207,23 @@ func newWorld(t *testing.T, prober *fleet.Prober, members int, month time.Durati
 			at = next
 		}
 		for len(f.bad) < len(f.dues) {
-			up, down, kind := 30+w.rand.IntN(300), 1+w.rand.IntN(8), fleet.Unreachable
+			up, down, kind := 200+w.rand.IntN(1000), 1+w.rand.IntN(8), fleet.Unreachable
 			switch w.rand.IntN(4) {
 			case 0:
 				down = 1 // a slip, which is nobody's business
 			case 1:
 				kind = fleet.Unhealthy
 			case 2:
-				up = 1 + w.rand.IntN(3) // it flaps
+				for range 4 { // it flaps
+					f.bad = append(append(f.bad, slices.Repeat([]fleet.Health{fleet.Healthy}, 1+w.rand.IntN(3))...), slices.Repeat([]fleet.Health{kind}, 1+w.rand.IntN(3))...)
+				}
 			}
 			f.bad = append(append(f.bad, slices.Repeat([]fleet.Health{fleet.Healthy}, up)...), slices.Repeat([]fleet.Health{kind}, down)...)
 		}
 		f.bad = f.bad[:len(f.dues)]
+		for i := max(0, len(f.bad)-12); i < len(f.bad); i++ { // all is over when the watch ends
+			f.bad[i] = fleet.Healthy
+		}
 		w.members[f.in.Name] = f
 	}
 	return w

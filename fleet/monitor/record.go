@@ -63,7 +63,7 @@ func (m *Monitor) end(ctx context.Context) {
 	for i := range m.watched {
 		w := &m.watched[i]
 		if hour, ok := w.latency.flush(w.in.Name); ok {
-			m.batch.Latency = append(m.batch.Latency, hour)
+			m.hours = append(m.hours, hour)
 		}
 	}
 	m.alive(now)
@@ -77,9 +77,11 @@ func (m *Monitor) end(ctx context.Context) {
 	}
 }
 
+// alive says that the monitor watches.
 func (m *Monitor) alive(now time.Time) {
 	if !m.lifeFrom.IsZero() {
 		m.lifeSaid = now
+		m.batch.Latency, m.hours = append(m.batch.Latency, m.hours...), nil // which are in no hurry
 		m.batch.WatchedFrom, m.batch.WatchedUntil = m.lifeFrom, now
 	}
 }
@@ -127,7 +129,7 @@ func (m *Monitor) count(o outcome) {
 	}
 	if o.r.Health != fleet.Unreachable {
 		if hour, ok := w.latency.add(o.r.At, o.r.Timing.Total, w.in.Name); ok {
-			m.batch.Latency = append(m.batch.Latency, hour)
+			m.hours = append(m.hours, hour)
 		}
 	}
 	if !o.r.SelfTrouble && w.mind.last.Before(o.round) {
@@ -201,8 +203,8 @@ func (m *Monitor) lookAtItself(now time.Time) {
 		m.log.LogAttrs(context.Background(), slog.LevelError, "changes are lost: the store does not take them", slog.Int("lost", extra))
 		m.batch.Changes = m.batch.Changes[extra:]
 	}
-	if extra := len(m.batch.Latency) - mostWaits; extra > 0 {
-		m.batch.Latency = m.batch.Latency[extra:]
+	if extra := len(m.hours) - mostWaits; extra > 0 {
+		m.hours = m.hours[extra:]
 	}
 }
 

@@ -131,7 +131,7 @@ const (
 // the answer to the first time was lost, is as one.
 func (s *Store) Remember(ctx context.Context, b Batch) error {
 	return s.change(ctx, func(tx *sql.Tx) error {
-		w := &writer{ctx: ctx, tx: tx, prepared: map[string]*sql.Stmt{}}
+		w := &writer{ctx: ctx, s: s, tx: tx, prepared: map[string]*sql.Stmt{}}
 		for name, doc := range b.Minds {
 			if doc == nil {
 				w.run("DELETE FROM instance WHERE name = ?", name)
@@ -172,6 +172,7 @@ func (s *Store) Remember(ctx context.Context, b Batch) error {
 // writer runs statements, each prepared once, until one fails.
 type writer struct {
 	ctx      context.Context //nolint:containedctx // lives as long as one transaction
+	s        *Store
 	tx       *sql.Tx
 	prepared map[string]*sql.Stmt
 	err      error
@@ -183,9 +184,11 @@ func (w *writer) run(query string, args ...any) {
 	}
 	stmt := w.prepared[query]
 	if stmt == nil {
-		if stmt, w.err = w.tx.PrepareContext(w.ctx, query); w.err != nil { //nolint:sqlclosecheck // ends with its transaction
+		of, err := w.s.statement(w.ctx, query)
+		if w.err = err; err != nil {
 			return
 		}
+		stmt = w.tx.StmtContext(w.ctx, of)
 		w.prepared[query] = stmt
 	}
 	_, w.err = stmt.ExecContext(w.ctx, args...)
@@ -221,7 +224,11 @@ func (s *Store) Minds(ctx context.Context) (map[string][]byte, error) {
 
 // rows hands each row of an answer to f.
 func (s *Store) rows(ctx context.Context, f func(*sql.Rows) error, query string, args ...any) error {
-	rows, err := s.db.QueryContext(ctx, query, args...)
+	stmt, err := s.statement(ctx, query)
+	if err != nil {
+		return err
+	}
+	rows, err := stmt.QueryContext(ctx, args...)
 	if err != nil {
 		return unusable(err, s.path)
 	}

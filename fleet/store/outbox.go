@@ -43,7 +43,11 @@ type Grouping struct {
 // when to ask again; zero where nothing waits.
 func (s *Store) Compose(ctx context.Context, channel string, now time.Time, g Grouping) (next time.Time, err error) {
 	var oldest sql.NullInt64
-	if err := s.db.QueryRowContext(ctx, "SELECT MIN(made) FROM outbox WHERE channel = ? AND message IS NULL", channel).Scan(&oldest); err != nil {
+	waiting, err := s.statement(ctx, "SELECT MIN(made) FROM outbox WHERE channel = ? AND message IS NULL")
+	if err != nil {
+		return next, err
+	}
+	if err := waiting.QueryRowContext(ctx, channel).Scan(&oldest); err != nil {
 		return next, unusable(err, s.path)
 	}
 	if !oldest.Valid {
@@ -53,14 +57,13 @@ func (s *Store) Compose(ctx context.Context, channel string, now time.Time, g Gr
 		return due, nil
 	}
 	return next, s.change(ctx, func(tx *sql.Tx) error {
-		c := composer{ctx: ctx, tx: tx, channel: channel, now: now, g: g}
+		c := composer{w: writer{ctx: ctx, s: s, tx: tx, prepared: map[string]*sql.Stmt{}}, channel: channel, now: now, g: g}
 		return c.run()
 	})
 }
 
 type composer struct {
-	ctx     context.Context //nolint:containedctx // lives as long as one transaction
-	tx      *sql.Tx
+	w       writer
 	channel string
 	now     time.Time
 	g       Grouping
@@ -93,7 +96,7 @@ func (c *composer) run() error {
 	var order []string
 	for _, seq := range closed {
 		var thread string
-		if err := c.tx.QueryRowContext(c.ctx, `SELECT m.thread FROM outbox o JOIN outbox b ON b.incident = o.incident AND b.channel = o.channel AND b.event = 'opened'
+		if err := c.w.tx.QueryRowContext(c.w.ctx, `SELECT m.thread FROM outbox o JOIN outbox b ON b.incident = o.incident AND b.channel = o.channel AND b.event = 'opened'
 			JOIN message m ON m.id = b.message WHERE o.seq = ?`, seq).Scan(&thread); err != nil {
 			return fmt.Errorf("find the thread: %w", err)
 		}
@@ -111,7 +114,11 @@ func (c *composer) run() error {
 }
 
 func (c *composer) waiting(event string) (all []int64, err error) {
-	rows, err := c.tx.QueryContext(c.ctx, "SELECT seq FROM outbox WHERE channel = ? AND message IS NULL AND event = ? ORDER BY seq", c.channel, event)
+	stmt, err := c.w.s.statement(c.w.ctx, "SELECT seq FROM outbox WHERE channel = ? AND message IS NULL AND event = ? ORDER BY seq")
+	if err != nil {
+		return nil, err
+	}
+	rows, err := c.w.tx.StmtContext(c.w.ctx, stmt).QueryContext(c.w.ctx, c.channel, event)
 	if err != nil {
 		return nil, err
 	}
@@ -135,25 +142,24 @@ func (c *composer) message(thread string, seqs []int64) error {
 	if thread == "" && c.g.Threads {
 		thread = id
 	}
-	if _, err := c.tx.ExecContext(c.ctx, "INSERT INTO message (id, channel, made, thread, next) VALUES (?, ?, ?, ?, ?)", id, c.channel, micros(c.now), thread, micros(c.now)); err != nil {
-		return err
-	}
+	c.w.run("INSERT INTO message (id, channel, made, thread, next) VALUES (?, ?, ?, ?, ?)", id, c.channel, micros(c.now), thread, micros(c.now))
 	for _, seq := range seqs {
-		if _, err := c.tx.ExecContext(c.ctx, "UPDATE outbox SET message = ? WHERE seq = ?", id, seq); err != nil {
-			return err
-		}
+		c.w.run("UPDATE outbox SET message = ? WHERE seq = ?", id, seq)
 	}
-	return nil
+	return c.w.err
 }
 
 // Pending returns the oldest message of a channel that has not arrived, whether
 // its time has come or not; ok is false where there is none.
 func (s *Store) Pending(ctx context.Context, channel string) (m Message, ok bool, err error) {
 	var made, next int64
-	err = s.db.QueryRowContext(ctx, `SELECT id, thread, attempts, made, next, (SELECT COUNT(*) FROM outbox o JOIN message t ON t.id = o.message JOIN incident i ON i.id = o.incident
+	oldest, err := s.statement(ctx, `SELECT id, thread, attempts, made, next, (SELECT COUNT(*) FROM outbox o JOIN message t ON t.id = o.message JOIN incident i ON i.id = o.incident
 		WHERE message.thread <> '' AND t.thread = message.thread AND t.channel = message.channel AND o.event = 'opened' AND i.closed IS NULL)
-		FROM message WHERE channel = ? AND state = 'pending' ORDER BY made, rowid LIMIT 1`, channel).
-		Scan(&m.ID, &m.Thread, &m.Attempts, &made, &next, &m.Open)
+		FROM message WHERE channel = ? AND state = 'pending' ORDER BY made, rowid LIMIT 1`)
+	if err != nil {
+		return m, false, err
+	}
+	err = oldest.QueryRowContext(ctx, channel).Scan(&m.ID, &m.Thread, &m.Attempts, &made, &next, &m.Open)
 	if errors.Is(err, sql.ErrNoRows) {
 		return m, false, nil
 	}
@@ -173,8 +179,9 @@ func (s *Store) Pending(ctx context.Context, channel string) (m Message, ok bool
 // Sent notes that a message has arrived; link is where people find it.
 func (s *Store) Sent(ctx context.Context, id string, at time.Time, link string) error {
 	return s.change(ctx, func(tx *sql.Tx) error {
-		_, err := tx.ExecContext(ctx, "UPDATE message SET state = 'sent', ended = ?, link = ?, error = '' WHERE id = ?", micros(at), link, id)
-		return err
+		w := writer{ctx: ctx, s: s, tx: tx, prepared: map[string]*sql.Stmt{}}
+		w.run("UPDATE message SET state = 'sent', ended = ?, link = ?, error = '' WHERE id = ?", micros(at), link, id)
+		return w.err
 	})
 }
 

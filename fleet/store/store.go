@@ -19,6 +19,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 
 	_ "modernc.org/sqlite" // the driver
 
@@ -33,6 +34,9 @@ const File = "fleet.db"
 type Store struct {
 	db   *sql.DB
 	path string
+
+	mu       sync.Mutex
+	prepared map[string]*sql.Stmt // statements that come again and again
 }
 
 //go:embed migrations/*.sql
@@ -54,7 +58,8 @@ func Open(ctx context.Context, dir string) (*Store, error) {
 	if err != nil {
 		return nil, unusable(err, path)
 	}
-	s := &Store{db, path}
+	db.SetMaxIdleConns(8) // to open one takes longer than most of what is done with it
+	s := &Store{db: db, path: path, prepared: map[string]*sql.Stmt{}}
 	if err := s.migrate(ctx); err != nil {
 		return nil, errors.Join(err, db.Close())
 	}
@@ -62,7 +67,12 @@ func Open(ctx context.Context, dir string) (*Store, error) {
 }
 
 // Close closes the database. It is idempotent.
-func (s *Store) Close() error { return s.db.Close() }
+func (s *Store) Close() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	clear(s.prepared) // they end with the database
+	return s.db.Close()
+}
 
 // migrate takes the database to the schema of this program. The number of steps
 // that were taken is SQLite's user_version.
@@ -104,6 +114,21 @@ func (s *Store) change(ctx context.Context, f func(*sql.Tx) error) error {
 		return errors.Join(unusable(err, s.path), tx.Rollback())
 	}
 	return unusable(tx.Commit(), s.path)
+}
+
+// statement returns a statement that is prepared once.
+func (s *Store) statement(ctx context.Context, query string) (*sql.Stmt, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if known := s.prepared[query]; known != nil {
+		return known, nil
+	}
+	made, err := s.db.PrepareContext(ctx, query)
+	if err != nil {
+		return nil, unusable(err, s.path)
+	}
+	s.prepared[query] = made
+	return made, nil
 }
 
 // unusable names the file in an error of the database.
