@@ -25,12 +25,29 @@ const (
 type Inventory struct {
 	Image     string // repository, without tag and digest
 	Waves     []Wave // in the order of a rollout; DefaultWaves where the file has none
+	Rollout   RolloutPolicy
 	Instances []Instance
 
 	Watch       Watch
 	Maintenance []Maintenance
 	Alerts      []Alert
 }
+
+// RolloutPolicy is what holds for a rollout as a whole.
+type RolloutPolicy struct {
+	Desired        string        // folder of the files that hosts read what they shall run from, relative to the first file
+	MaxUnreachable Limit         // of all members; a Count of 0 is none
+	ArriveWithin   time.Duration // how long a host that comes by itself may take
+	ErrorBudget    int           // percent of a wave's probes that may fail while it soaks
+}
+
+// What holds for rollouts where the file says nothing.
+const (
+	DefaultDesired        = "desired"
+	DefaultMaxUnreachable = 5 // percent
+	DefaultArriveWithin   = 2 * time.Hour
+	DefaultErrorBudget    = 10 // percent
+)
 
 // Instance is one member of the fleet.
 type Instance struct {

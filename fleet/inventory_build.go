@@ -134,11 +134,32 @@ func (l *loader) wave(d datum) Wave {
 		Name: d.get(keyName).text, Percent: d.get(keyPercent).number, Soak: durationOf(d.get(keySoak), 0), Source: d.at,
 	}
 	w.Match = matchOf(d.get(keyMatch))
-	switch limit := d.get(keyMaxUnavailable); {
-	case limit.isText:
-		_, _ = fmt.Sscanf(limit.text, "%d%%", &w.MaxUnavailable.Percent) // as the shape has checked
-	default:
-		w.MaxUnavailable.Count = limit.number
-	}
+	w.MaxUnavailable = limitOf(d.get(keyMaxUnavailable))
 	return w
+}
+
+func limitOf(d datum) (l Limit) {
+	if d.isText {
+		_, _ = fmt.Sscanf(d.text, "%d%%", &l.Percent) // as the shape has checked
+	} else {
+		l.Count = d.number
+	}
+	return l
+}
+
+func (l *loader) addRollout(d datum) {
+	p := RolloutPolicy{
+		Desired: DefaultDesired, MaxUnreachable: Limit{Percent: DefaultMaxUnreachable},
+		ArriveWithin: durationOf(d.get(keyArriveWithin), DefaultArriveWithin), ErrorBudget: DefaultErrorBudget,
+	}
+	if dir := d.get(keyDesired); dir.set {
+		p.Desired = dir.text
+	}
+	if limit := d.get(keyMaxUnreachable); limit.set {
+		p.MaxUnreachable = limitOf(limit)
+	}
+	if budget := d.get(keyErrorBudget); budget.set {
+		p.ErrorBudget = budget.number
+	}
+	l.found.Rollout = p
 }

@@ -140,6 +140,7 @@ func load(name string, t tree, o LoadOptions) (*Inventory, error) {
 	if image := root.get(keyImage); image.set {
 		l.found.Image = image.text
 	}
+	l.addRollout(root.get(keyRollout))
 	l.addWaves(root.get(keyWaves))
 	l.addWatching(root, name)
 	if err := l.faults.err(); err != nil {

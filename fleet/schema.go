@@ -100,6 +100,8 @@ const (
 	keyInterval, keyTimeout, keyTLS, keyCA, keyServerName = "interval", "timeout", "tls", "ca", "server_name"
 
 	keyMatch, keyPercent, keySoak, keyMaxUnavailable = "match", "percent", "soak", "max_unavailable"
+
+	keyRollout, keyDesired, keyMaxUnreachable, keyArriveWithin, keyErrorBudget = "rollout", "desired", "max_unreachable", "arrive_within", "error_budget"
 )
 
 // partShape is a file that another one includes: its instances, and what holds
@@ -128,6 +130,7 @@ func rootShape() *shape {
 		{key: keyWaves, about: "The order of a rollout: each wave must pass its gate before the next begins. Each instance is in the first wave that takes it.", shape: &shape{
 			kind: shapeList, expect: "a list of waves", size: maxWaves, each: waveShape(),
 		}},
+		{key: keyRollout, about: "What holds for a rollout as a whole.", shape: rolloutShape()},
 	}, watchFields(), s.fields)
 	return s
 }
@@ -187,6 +190,26 @@ func waveShape() *shape {
 				{kind: shapeWhole, expect: "a whole number from 1", least: 1, most: maxInstances},
 				{kind: shapeText, expect: "a share from 1% to 100%", pattern: regexp.MustCompile(`^(?:100|[1-9][0-9]?)%$`)},
 			},
+		}},
+	}}
+}
+
+func rolloutShape() *shape {
+	return &shape{kind: shapeObject, expect: "settings of rollouts", fields: []field{
+		{key: keyDesired, about: "Folder of the files NAME.json that hosts read what they shall run from, relative to this file.", fallback: DefaultDesired, shape: &shape{
+			kind: shapeText, expect: "a folder below that of the first file, such as desired", longest: 255,
+			pattern: regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]*(?:/[A-Za-z0-9_][A-Za-z0-9_.-]*)*$`),
+		}},
+		{key: keyMaxUnreachable, about: "How many members may be out of reach before a rollout stops: a number, or a share of all members, at least one.", fallback: "5%", shape: &shape{
+			kind: shapeChoice, expect: "a number from 0, or a share such as 5%",
+			choices: []*shape{
+				{kind: shapeWhole, expect: "a whole number from 0", least: 0, most: maxInstances},
+				{kind: shapeText, expect: "a share from 1% to 100%", pattern: regexp.MustCompile(`^(?:100|[1-9][0-9]?)%$`)},
+			},
+		}},
+		{key: keyArriveWithin, about: "How long a host that fetches what is wanted may take to run it.", shape: durationShape(time.Second, maxSoak, "2h"), fallback: "2h"},
+		{key: keyErrorBudget, about: "Share of a wave's probes that may fail while it soaks, in percent.", fallback: DefaultErrorBudget, shape: &shape{
+			kind: shapeWhole, expect: "a whole number from 0 to 100", least: 0, most: 100,
 		}},
 	}}
 }

@@ -4,13 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/keboola/agnes-the-ai-analyst/internal/pause"
 	"github.com/keboola/agnes-the-ai-analyst/internal/problem"
+	"github.com/keboola/agnes-the-ai-analyst/internal/proc"
 )
 
 // A lease is a file on the host: id, end by the host's own clock, owner. All
@@ -93,7 +93,7 @@ func (t *transaction) takeLease(ctx context.Context) error {
 	until := t.opt.Now().Add(t.opt.LeaseWait)
 	dead := ""
 	for {
-		out, err := t.host.script(ctx, nil, takeLease, t.id, strconv.Itoa(seconds(t.opt.Lease)), t.opt.Owner+" "+self(), dead)
+		out, err := t.host.script(ctx, nil, takeLease, t.id, strconv.Itoa(seconds(t.opt.Lease)), proc.Name(t.opt.Owner), dead)
 		if err != nil {
 			return err
 		}
@@ -106,13 +106,13 @@ func (t *transaction) takeLease(ctx context.Context) error {
 				fmt.Sprintf("The directory %s on %s cannot be prepared: %s", t.opt.Dir, t.opt.Shell, strings.TrimSpace(string(out.Stderr))),
 				fmt.Sprintf("Make it once, for the user that deploys: sudo install -d -o USER %s", t.opt.Dir))
 		}
-		if id := lines[0]; id != dead && ended(lines[2]) {
+		if id := lines[0]; id != dead && proc.Ended(lines[2]) {
 			dead = id // its process was of this machine and is no more
 			continue
 		}
 		if !t.opt.Now().Before(until) {
 			return problem.New(problem.Refused,
-				fmt.Sprintf("Another deploy works on %s: %s (%s). Its lease ends in %s s unless it is renewed.", t.opt.Shell, owner(lines[2]), lines[0], lines[1]),
+				fmt.Sprintf("Another deploy works on %s: %s (%s). Its lease ends in %s s unless it is renewed.", t.opt.Shell, proc.Owner(lines[2]), lines[0], lines[1]),
 				"Let it finish, then run this again; agnesctl host status shows how far it is.").WithCode(hostLocked)
 		}
 		if err := pause.For(ctx, time.Second); err != nil {
@@ -132,7 +132,7 @@ func (t *transaction) keepLease(ctx context.Context, lose context.CancelCauseFun
 		case <-tick.C:
 		}
 		beat, done := context.WithTimeout(ctx, t.opt.Lease/3)
-		out, err := t.host.script(beat, nil, renewLease, t.id, strconv.Itoa(seconds(t.opt.Lease)), t.opt.Owner+" "+self())
+		out, err := t.host.script(beat, nil, renewLease, t.id, strconv.Itoa(seconds(t.opt.Lease)), proc.Name(t.opt.Owner))
 		done()
 		switch {
 		case err == nil && out.Code == 0:
@@ -147,66 +147,3 @@ func (t *transaction) keepLease(ctx context.Context, lose context.CancelCauseFun
 }
 
 func seconds(d time.Duration) int { return max(1, int(d/time.Second)) }
-
-// self names this process so that another one on the same machine can tell
-// whether it still lives: boot, PID namespace, process id and its start within
-// that boot.
-func self() string {
-	pid := os.Getpid()
-	return fmt.Sprintf("[%s %s %d %s]", boot(), namespace(), pid, startOf(pid))
-}
-
-func owner(text string) string {
-	if at := strings.LastIndex(text, " ["); at > 0 {
-		return text[:at]
-	}
-	return text
-}
-
-// ended reports whether an owner was a process of this very machine that is no
-// more. Of any other owner it knows nothing.
-func ended(text string) bool {
-	at := strings.LastIndex(text, " [")
-	if at < 0 {
-		return false
-	}
-	parts := strings.Fields(strings.TrimSuffix(text[at+2:], "]"))
-	if len(parts) != 4 || parts[0] == "-" || parts[0] != boot() || parts[1] == "-" || parts[1] != namespace() {
-		return false
-	}
-	pid, err := strconv.Atoi(parts[2])
-	return err == nil && startOf(pid) != parts[3]
-}
-
-// namespace tells processes of two containers apart, whose ids mean nothing to
-// each other.
-func namespace() string {
-	ns, err := os.Readlink("/proc/self/ns/pid")
-	if err != nil {
-		return "-"
-	}
-	return strings.Trim(ns, "pid:[]")
-}
-
-func boot() string {
-	id, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	if err != nil {
-		return "-"
-	}
-	return strings.TrimSpace(string(id))
-}
-
-// startOf returns field 22 of /proc/PID/stat (proc_pid_stat(5)), the start of a
-// process; "-" where there is none. A zombie has ended.
-func startOf(pid int) string {
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return "-"
-	}
-	text := string(stat)
-	fields := strings.Fields(text[strings.LastIndex(text, ")")+1:])
-	if len(fields) < 20 || fields[0] == "Z" {
-		return "-"
-	}
-	return fields[19]
-}

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/keboola/agnes-the-ai-analyst/internal/proc"
 )
 
 // Status is what a host runs, and what is going on there.
@@ -61,7 +63,7 @@ func Inspect(ctx context.Context, shell Shell, dir string) (Status, error) {
 	if err != nil {
 		return s, err
 	}
-	s.Locked = owner(string(out.Stdout))
+	s.Locked = proc.Owner(string(out.Stdout))
 	records, err := history(ctx, &t.host)
 	if err != nil {
 		return s, err

@@ -13,9 +13,11 @@ CREATE TABLE rollout_order (
   by       TEXT NOT NULL,
   verb     TEXT NOT NULL
 ) STRICT;
+-- Who holds a lease may write; everybody else finds the nonce changed.
 CREATE TABLE lease (
   name    TEXT PRIMARY KEY,
   owner   TEXT NOT NULL,
   nonce   TEXT NOT NULL,
+  since   INTEGER NOT NULL,
   expires INTEGER NOT NULL
 ) STRICT;

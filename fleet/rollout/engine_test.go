@@ -1,0 +1,501 @@
+package rollout_test
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/keboola/agnes-the-ai-analyst/fleet"
+	"github.com/keboola/agnes-the-ai-analyst/fleet/rollout"
+	"github.com/keboola/agnes-the-ai-analyst/fleet/store"
+	"github.com/keboola/agnes-the-ai-analyst/internal/problem"
+)
+
+func TestEveryWaveIsTakenAfterTheOneBeforeHasSoaked(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		st := newStage(t, members(5, true))
+		began := time.Now()
+		got := st.run(plan(t, st.instances, fleet.Limit{Count: 2}))
+		wantStates(t, got, rollout.Done, "a0 taken, a1 taken, a2 taken, a3 taken, a4 taken")
+		if n := len(st.world.running(newVersion)); n != 5 {
+			t.Errorf("%d run the target", n)
+		}
+		if st.world.most != 2 {
+			t.Errorf("%d were away at a time, want 2", st.world.most)
+		}
+		if soaked := got.Waves[1].Began.Sub(began); soaked < 10*time.Minute {
+			t.Errorf("the second wave began after %s, and the first one soaks 10m", soaked)
+		}
+		checkAudit(t, st, got)
+	})
+}
+
+// checkAudit wants every line once and in order, and each member taken in it.
+func checkAudit(t *testing.T, st *stage, r rollout.Rollout) {
+	t.Helper()
+	file, err := os.Open(filepath.Join(st.dir, rollout.AuditFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	lines := bufio.NewScanner(file)
+	var last int64
+	seen := map[string]int{}
+	for lines.Scan() {
+		var e rollout.Event
+		if err := json.Unmarshal(lines.Bytes(), &e); err != nil {
+			t.Fatal(err)
+		}
+		if last++; e.Seq != last {
+			t.Fatalf("line %d has the number %d", last, e.Seq)
+		}
+		if e.At.IsZero() || e.Who == "" || e.Digest != newDigest || e.Rollout != r.ID {
+			t.Errorf("a line lacks something: %s", lines.Text())
+		}
+		seen[e.Member+" "+e.Event]++
+	}
+	if last != r.Events {
+		t.Errorf("the audit has %d lines, want %d", last, r.Events)
+	}
+	for _, w := range r.Waves {
+		for _, m := range w.Members {
+			if m.State != rollout.Waiting && seen[m.Name+" taking"] == 0 {
+				t.Errorf("the audit does not say that %s was taken: %v", m.Name, seen)
+			}
+		}
+	}
+}
+
+func TestAFailInTheCanaryLeavesTheOthersAlone(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		st := newStage(t, members(4, true))
+		st.world.change("a0", func(m *machine) {
+			m.take = func() rollout.Outcome { return rollout.Outcome{What: rollout.Broke, Detail: "smoke: query"} }
+		})
+		got := st.run(plan(t, st.instances, fleet.Limit{Count: 2}))
+		wantStates(t, got, rollout.Failed, "a0 failed, a1 waiting, a2 waiting, a3 waiting")
+		if len(st.world.trips) != 1 {
+			t.Errorf("others were touched: %v", st.world.trips)
+		}
+		if !strings.Contains(got.Reason, "a0") || !strings.Contains(got.Reason, "smoke: query") {
+			t.Errorf("the reason is %q", got.Reason)
+		}
+		checkAudit(t, st, got)
+	})
+}
+
+func TestAFailOnOneTakesItsWholeWaveBackAndNoOther(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		st := newStage(t, members(6, true))
+		st.world.change("a4", func(m *machine) {
+			m.take = func() rollout.Outcome { return rollout.Outcome{What: rollout.Broke, Detail: "not ready"} }
+		})
+		got := st.run(plan(t, st.instances, fleet.Limit{Count: 2}))
+		wantStates(t, got, rollout.Failed, "a0 taken, a1 reverted, a2 reverted, a3 reverted, a4 failed, a5 waiting")
+		if new := fmt.Sprint(st.world.running(newVersion)); new != "[a0]" {
+			t.Errorf("%s run the target", new)
+		}
+		if st.world.most > 2 {
+			t.Errorf("%d were away at a time", st.world.most)
+		}
+	})
+}
+
+func TestAMemberThatGetsSickWhileItsWaveSoaksTakesItBack(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		st := newStage(t, members(3, true))
+		st.notify = func(e rollout.Event) {
+			if e.Event == "wave soaking" {
+				st.world.change("a0", func(m *machine) { m.health = fleet.Unhealthy })
+			}
+		}
+		got := st.run(plan(t, st.instances, fleet.Limit{}))
+		wantStates(t, got, rollout.Failed, "a0 reverted, a1 waiting, a2 waiting")
+		if !got.Waves[0].Members[0].Failed {
+			t.Error("a0 is not named as the reason")
+		}
+	})
+}
+
+func TestDataThatGetsStallerIsAFail(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		st := newStage(t, members(2, true))
+		st.notify = func(e rollout.Event) {
+			if e.Event == "wave soaking" {
+				st.world.change("a0", func(m *machine) { m.stale = 3 })
+			}
+		}
+		got := st.run(plan(t, st.instances, fleet.Limit{}))
+		wantStates(t, got, rollout.Failed, "a0 reverted, a1 waiting")
+		if !strings.Contains(got.Reason, "3 of its tables are stale, and 0 were before") {
+			t.Errorf("the reason is %q", got.Reason)
+		}
+	})
+}
+
+func TestProbesThatFailNowAndThenUseTheErrorBudgetUp(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		st := newStage(t, members(3, true))
+		st.notify = func(e rollout.Event) {
+			if e.Event != "wave soaking" {
+				return
+			}
+			go func() { // one of four, which no 2 of 3 ever sees
+				for range 40 {
+					for n := range 4 {
+						st.world.change("a0", func(m *machine) {
+							m.health = fleet.Healthy
+							if n == 0 {
+								m.health = fleet.Unhealthy
+							}
+						})
+						time.Sleep(5 * time.Second)
+					}
+				}
+			}()
+		}
+		got := st.run(plan(t, st.instances, fleet.Limit{}))
+		if got.State != rollout.Failed || !strings.Contains(got.Reason, "error budget is 10%") {
+			t.Fatalf("got %s, %s", got.State, got.Reason)
+		}
+		time.Sleep(20 * time.Minute) // the flapping ends
+	})
+}
+
+func TestWhatIsInconclusiveStopsTakesNothingBackAndCanBeResumed(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		st := newStage(t, members(4, true))
+		st.world.change("a2", func(m *machine) {
+			m.once = true
+			m.take = func() rollout.Outcome {
+				return rollout.Outcome{What: rollout.Doubtful, Detail: "the registry is down"}
+			}
+		})
+		got := st.run(plan(t, st.instances, fleet.Limit{}))
+		wantStates(t, got, rollout.Stopped, "a0 taken, a1 taken, a2 unclear, a3 waiting")
+		if err := rollout.Give(t.Context(), st.s, got.ID, rollout.Resume, "bob@desk"); err != nil {
+			t.Fatal(err)
+		}
+		got = st.run(got)
+		wantStates(t, got, rollout.Done, "a0 taken, a1 taken, a2 taken, a3 taken")
+		if st.world.trips["a1"] != 1 || st.world.trips["a2"] != 2 {
+			t.Errorf("members were taken again: %v", st.world.trips)
+		}
+		checkAudit(t, st, got)
+	})
+}
+
+func TestUnreachableMembersDoNotBlockWithinTheirBudgetAndAreListed(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		st := newStage(t, members(4, true))
+		st.world.change("a2", func(m *machine) { m.silent = true })
+		got := st.run(plan(t, st.instances, fleet.Limit{}))
+		wantStates(t, got, rollout.Done, "a0 taken, a1 taken, a2 unreachable, a3 taken")
+		if fmt.Sprint(got.CatchUp) != "[a2]" {
+			t.Fatalf("the catch-up list is %v", got.CatchUp)
+		}
+		st.world.change("a2", func(m *machine) { m.silent = false })
+		later, err := rollout.CatchUpPlan(got, rollout.PlanOptions{
+			Inventory: &fleet.Inventory{Waves: waves(t, fleet.Limit{}), Instances: st.instances}, Seen: map[string]fleet.Result{},
+			Now: time.Now(), By: "ada@ops", ID: "r2", ErrorBudget: 10,
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		wantStates(t, st.run(later), rollout.Done, "a2 taken")
+	})
+}
+
+func TestMoreUnreachableMembersThanTheBudgetStopTheRollout(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		st := newStage(t, members(5, true))
+		for _, name := range []string{"a1", "a2"} {
+			st.world.change(name, func(m *machine) { m.silent = true })
+		}
+		got := st.run(plan(t, st.instances, fleet.Limit{}))
+		wantStates(t, got, rollout.Stopped, "a0 taken, a1 unreachable, a2 unreachable, a3 waiting, a4 waiting")
+	})
+}
+
+func TestACanaryThatCannotBeReachedProvesNothing(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		st := newStage(t, members(3, true))
+		st.world.change("a0", func(m *machine) { m.silent = true })
+		got := st.run(plan(t, st.instances, fleet.Limit{}))
+		wantStates(t, got, rollout.Stopped, "a0 unreachable, a1 waiting, a2 waiting")
+	})
+}
+
+func TestOurOwnNetworkInTroubleStopsAndBlamesNobody(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		st := newStage(t, members(3, true))
+		st.notify = func(e rollout.Event) {
+			if e.Event == "wave soaking" {
+				st.world.change("a0", func(m *machine) { m.silent, m.self = true, true })
+			}
+		}
+		got := st.run(plan(t, st.instances, fleet.Limit{}))
+		wantStates(t, got, rollout.Stopped, "a0 unclear, a1 waiting, a2 waiting")
+	})
+}
+
+func TestAMemberWhoseWayBackFailsIsLeftAstrayAndTheOthersGoBack(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		st := newStage(t, members(4, true))
+		st.world.change("a1", func(m *machine) {
+			m.back = func() rollout.Outcome { return rollout.Outcome{What: rollout.Lost, Detail: "disk full"} }
+		})
+		st.world.change("a3", func(m *machine) {
+			m.take = func() rollout.Outcome { return rollout.Outcome{What: rollout.Broke} }
+		})
+		got := st.run(plan(t, st.instances, fleet.Limit{}))
+		wantStates(t, got, rollout.Failed, "a0 taken, a1 astray, a2 reverted, a3 failed")
+	})
+}
+
+func TestASecondOperatorIsRefusedWithWhoAndSinceAndWhatToDo(t *testing.T) {
+	t.Parallel()
+	st := newStage(t, members(1, true))
+	lease := st.acquire()
+	other, err := store.Open(t.Context(), st.dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = other.Close() }()
+	_, err = rollout.Acquire(t.Context(), other, nil, "bob@desk")
+	p := problem.As(err)
+	if p.Kind != problem.Refused || !strings.Contains(p.Message, "ada@ops") || !strings.Contains(p.Message, "since 20") || !strings.Contains(p.Hint, "agnesctl fleet rollout --") {
+		t.Fatalf("the second operator hears %v", err)
+	}
+	if err := lease.Release(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	lease, err = rollout.Acquire(t.Context(), other, nil, "bob@desk")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := lease.Release(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestALeaseThatIsLostEndsTheRunAndWritesNothingMore(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		st := newStage(t, members(3, true))
+		lease := st.acquire()
+		st.notify = func(e rollout.Event) {
+			if e.Member == "a0" && e.Event == "taking" { // somebody took it by force
+				err := st.s.DropLease(t.Context(), store.Lease{Name: "rollout", Nonce: rollout.Nonce(lease)})
+				if err != nil {
+					t.Error(err)
+				}
+			}
+		}
+		_, err := st.engine().Run(t.Context(), lease, plan(t, st.instances, fleet.Limit{}))
+		if !errors.Is(err, store.ErrLeaseLost) {
+			t.Fatalf("the run ended with %v", err)
+		}
+		r, err := rollout.Get(t.Context(), st.s, "r1")
+		if err != nil || r.State != rollout.Running {
+			t.Fatalf("the document is %s, %v", r.State, err)
+		}
+		_ = lease.Release(t.Context()) // it is gone
+	})
+}
+
+// TestAKillAtAnyStepIsGoneOnFromExactly kills the engine after each line of the
+// audit in turn, with deploys under way, and lets another one go on.
+func TestAKillAtAnyStepIsGoneOnFromExactly(t *testing.T) {
+	t.Parallel()
+	for kill := int64(1); ; kill++ {
+		var ended bool
+		t.Run(fmt.Sprint("after line ", kill), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				st := newStage(t, members(4, true))
+				st.world.change("a3", func(m *machine) {
+					m.take = func() rollout.Outcome { return rollout.Outcome{What: rollout.Broke, Detail: "not ready"} }
+				})
+				lease := st.acquire()
+				st.notify = func(e rollout.Event) {
+					if e.Seq == kill {
+						st.world.mu.Lock()
+						st.world.dead = true
+						st.world.mu.Unlock()
+						rollout.Kill(lease)
+					}
+				}
+				got, err := st.engine().Run(t.Context(), lease, plan(t, st.instances, fleet.Limit{Count: 2}))
+				if err == nil {
+					ended = true
+					if err := lease.Release(t.Context()); err != nil {
+						t.Fatal(err)
+					}
+				} else {
+					time.Sleep(time.Minute) // its lease ends
+					st.world.dead = false
+					st.notify = nil
+					if got, err = rollout.Get(t.Context(), st.s, "r1"); err != nil {
+						t.Fatal(err)
+					}
+					got = st.run(got)
+				}
+				// Where it ends does not depend on the kill; whether a2 had begun by the
+				// time that a3 failed may.
+				wantStates(t, got, rollout.Failed, "a0 taken, a1 reverted, a2 reverted, a3 failed")
+				if new := fmt.Sprint(st.world.running(newVersion)); new != "[a0]" {
+					t.Errorf("%s run the target", new)
+				}
+				checkAudit(t, st, got)
+			})
+		})
+		if ended || t.Failed() {
+			if kill < 15 {
+				t.Errorf("the run had %d lines only", kill)
+			}
+			return
+		}
+	}
+}
+
+func TestAnInterruptFinishesWhatIsUnderWayAndPauses(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		st := newStage(t, members(4, true))
+		st.stay = true // also then an interrupt ends the program
+		ctx, interrupt := context.WithCancel(t.Context())
+		st.notify = func(e rollout.Event) {
+			if e.Member == "a1" && e.Event == "taking" {
+				interrupt()
+			}
+		}
+		lease := st.acquire()
+		got, err := st.engine().Run(ctx, lease, plan(t, st.instances, fleet.Limit{Count: 2}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := lease.Release(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		wantStates(t, got, rollout.Paused, "a0 taken, a1 taken, a2 taken, a3 waiting")
+		if err := rollout.Give(t.Context(), st.s, got.ID, rollout.Resume, "ada@ops"); err != nil {
+			t.Fatal(err)
+		}
+		wantStates(t, st.run(got), rollout.Done, "a0 taken, a1 taken, a2 taken, a3 taken")
+	})
+}
+
+func TestOrdersOfAnotherProgramPauseResumeAndAbort(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		st := newStage(t, members(5, true))
+		st.stay = true
+		page, err := store.Open(t.Context(), st.dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = page.Close() }()
+		give := func(verb rollout.Verb) {
+			t.Helper()
+			if err := rollout.Give(t.Context(), page, "r1", verb, "eve@page"); err != nil {
+				t.Error(err)
+			}
+		}
+		go func() {
+			time.Sleep(5 * time.Second)
+			give(rollout.Pause)
+			time.Sleep(time.Hour)
+			if r, err := rollout.Get(t.Context(), page, "r1"); err != nil || r.State != rollout.Paused || !strings.Contains(r.Reason, "eve@page") {
+				t.Errorf("after an hour it is %s (%s), %v", r.State, r.Reason, err)
+			}
+			give(rollout.Resume)
+			time.Sleep(12 * time.Minute)
+			give(rollout.Abort)
+		}()
+		got := st.run(plan(t, st.instances, fleet.Limit{}))
+		if got.State != rollout.Aborted || got.Waves[0].State != rollout.WavePassed {
+			t.Fatalf("got %s: %s", got.State, states(got))
+		}
+		if err := rollout.Give(t.Context(), page, "r1", rollout.Resume, "eve@page"); !problem.Is(err, problem.Refused) {
+			t.Errorf("an ended rollout took an order: %v", err)
+		}
+		checkAudit(t, st, got)
+	})
+}
+
+// TestAnAbortEndsEveryState orders an abort after each line of the audit in turn.
+func TestAnAbortEndsEveryState(t *testing.T) {
+	t.Parallel()
+	for _, host := range []bool{true, false} {
+		states := map[rollout.State]bool{}
+		for line := int64(1); ; line++ {
+			ended := false
+			synctest.Test(t, func(t *testing.T) {
+				st := newStage(t, members(4, host))
+				st.world.change("a3", func(m *machine) {
+					m.take = func() rollout.Outcome { return rollout.Outcome{What: rollout.Broke} }
+				})
+				trips := 0
+				var ordered time.Time
+				st.notify = func(e rollout.Event) {
+					if e.Seq == line {
+						r, err := rollout.Get(t.Context(), st.s, "r1")
+						if err != nil {
+							t.Error(err)
+						}
+						states[r.State] = true
+						ordered = e.At // other lines of the same turn may follow
+						if err := rollout.Give(t.Context(), st.s, "r1", rollout.Abort, "eve@page"); err != nil && !problem.Is(err, problem.Refused) {
+							t.Error(err)
+						}
+					}
+					if e.Event == "taking" && !ordered.IsZero() && e.At.After(ordered) {
+						trips++
+					}
+				}
+				got := st.run(plan(t, st.instances, fleet.Limit{Count: 2}))
+				ended = got.State == rollout.Failed
+				if !ended && got.State != rollout.Aborted {
+					t.Errorf("after line %d it ended as %s", line, got.State)
+				}
+				if !ended && trips > 0 {
+					t.Errorf("after line %d others were begun", line)
+				}
+				for _, w := range got.Waves {
+					for _, m := range w.Members {
+						if m.State == rollout.Taking || m.State == rollout.TakingBack {
+							t.Errorf("after line %d %s is still on its way", line, m.Name)
+						}
+					}
+				}
+				checkAudit(t, st, got)
+			})
+			if ended || t.Failed() {
+				break
+			}
+		}
+		if !states[rollout.Running] || !states[rollout.Reverting] {
+			t.Errorf("the abort met %v only", states)
+		}
+	}
+}

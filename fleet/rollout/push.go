@@ -1,0 +1,176 @@
+package rollout
+
+import (
+	"cmp"
+	"context"
+
+	"github.com/keboola/agnes-the-ai-analyst/fleet"
+	"github.com/keboola/agnes-the-ai-analyst/fleet/deploy"
+	"github.com/keboola/agnes-the-ai-analyst/fleet/smoke"
+	"github.com/keboola/agnes-the-ai-analyst/internal/problem"
+)
+
+// Push delivers over SSH: the deploy transaction, carried out from here.
+type Push struct {
+	// Open connects to a member's host and returns its folder there. The shell is
+	// closed after each delivery.
+	Open func(fleet.Instance) (deploy.Shell, string, error)
+	// Options are those of every deploy; shell, folder and image are filled in.
+	Options deploy.Options
+	// Retries repeats what was inconclusive.
+	Retries int
+}
+
+var _ Deliverer = (*Push)(nil)
+
+// Look asks the host what it runs.
+func (p *Push) Look(ctx context.Context, j Job) (deploy.Image, *deploy.Desired, error) {
+	status, err := p.inspect(ctx, j)
+	return status.Running, nil, err
+}
+
+// inspect asks a host what it runs and what is under way there.
+func (p *Push) inspect(ctx context.Context, j Job) (status deploy.Status, err error) {
+	err = p.on(j, func(o deploy.Options) error {
+		if _, err := o.Shell.Run(ctx, deploy.Command{Args: []string{"true"}}); err != nil {
+			return problem.Wrap(err, problem.Unavailable, "its host cannot be reached", "See why: agnesctl host status --host "+j.Instance.Host).WithCode(codeAway)
+		}
+		var err error
+		status, err = deploy.Inspect(ctx, o.Shell, o.Dir)
+		if err == nil && status.Trouble != "" {
+			err = problem.New(problem.Unavailable, "docker on its host cannot be asked: "+status.Trouble, "See why: agnesctl host status --host "+j.Instance.Host)
+		}
+		return err
+	})
+	return status, err
+}
+
+// on opens the member's host for one piece of work.
+func (p *Push) on(j Job, do func(deploy.Options) error) error {
+	shell, dir, err := p.Open(j.Instance)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = shell.Close() }() // what counts is said by then
+	o := p.Options
+	o.Shell, o.Dir = shell, dir
+	return do(o)
+}
+
+// Take deploys the target.
+func (p *Push) Take(ctx context.Context, j Job) Outcome {
+	var out Outcome
+	for range p.Retries + 1 {
+		out = p.deploy(ctx, j, func(o *deploy.Options) {
+			o.Image, o.Tag, o.Digest = j.Target.Repository, j.Target.Tag, j.Target.Digest
+		})
+		if out.What != Doubtful {
+			break
+		}
+	}
+	return out
+}
+
+// deploy carries out one transaction and says what it means for the rollout.
+func (p *Push) deploy(ctx context.Context, j Job, set func(*deploy.Options)) Outcome {
+	var got deploy.Outcome
+	err := p.on(j, func(o deploy.Options) error {
+		set(&o)
+		var err error
+		got, err = deploy.Deploy(ctx, o)
+		return err
+	})
+	runs := got.Running.Version
+	switch {
+	case err == nil:
+		return Outcome{What: Delivered, Detail: got.Message, Runs: runs}
+	case got.Halted:
+		return Outcome{What: Halted, Detail: problem.As(err).Message, Runs: runs}
+	case got.Verdict == smoke.Fail:
+		return p.broke(ctx, j, got, err)
+	}
+	// Trouble on the way to a host that cannot be reached is the host's, not the
+	// rollout's.
+	if _, lerr := p.inspect(ctx, j); isAway(lerr) {
+		return Outcome{What: Away, Detail: inWords(err)}
+	}
+	return Outcome{What: Doubtful, Detail: inWords(err), Runs: runs}
+}
+
+// broke says where a deploy that speaks against the image has left the host.
+func (p *Push) broke(ctx context.Context, j Job, got deploy.Outcome, err error) Outcome {
+	status, lerr := p.inspect(ctx, j)
+	switch {
+	case lerr == nil && status.Underway == nil && status.Running.Digest == j.Target.Digest && j.Target.Digest != "":
+		return Outcome{What: Sick, Detail: inWords(err), Runs: status.Running.Version}
+	case lerr == nil && status.Underway != nil && !got.Reverted:
+		return Outcome{What: Halted, Detail: inWords(err), Runs: status.Running.Version}
+	}
+	return Outcome{What: Broke, Detail: inWords(err), Runs: got.Running.Version}
+}
+
+// inWords is an error on one line, with its cause.
+func inWords(err error) string {
+	p := problem.As(err)
+	if p.Kind == problem.Internal {
+		return err.Error()
+	}
+	if p.Err != nil {
+		return p.Message + ": " + p.Err.Error()
+	}
+	return p.Message
+}
+
+// Settle ends an interrupted deploy on the host, begins none, and says what runs.
+func (p *Push) Settle(ctx context.Context, j Job) Outcome {
+	out := p.deploy(ctx, j, func(o *deploy.Options) {
+		o.Image, o.Tag, o.Digest, o.Finish = j.Target.Repository, j.Target.Tag, j.Target.Digest, true
+	})
+	if out.What != Delivered {
+		return out
+	}
+	status, err := p.inspect(ctx, j)
+	switch {
+	case isAway(err):
+		return Outcome{What: Away, Detail: inWords(err)}
+	case err != nil:
+		return Outcome{What: Doubtful, Detail: inWords(err)}
+	case status.Running.Digest == j.Target.Digest:
+		return Outcome{What: Delivered, Runs: status.Running.Version}
+	}
+	return Outcome{What: Untouched, Detail: "nothing had begun there", Runs: status.Running.Version}
+}
+
+// Back takes the host to what it ran before the rollout, by the transaction of
+// `agnesctl host rollback`. What runs is asked first, so that one that was
+// interrupted is ended and not repeated.
+func (p *Push) Back(ctx context.Context, j Job) Outcome {
+	status, err := p.inspect(ctx, j)
+	if err != nil {
+		return Outcome{What: Lost, Detail: inWords(err)}
+	}
+	if status.Underway != nil {
+		if out := p.deploy(ctx, j, func(o *deploy.Options) { o.Back = true }); out.What != Delivered {
+			return Outcome{What: Lost, Detail: out.Detail, Runs: out.Runs}
+		}
+		if status, err = p.inspect(ctx, j); err != nil {
+			return Outcome{What: Lost, Detail: inWords(err)}
+		}
+	}
+	was := j.Before.Image
+	runs := status.Running
+	switch {
+	case runs.Digest != j.Target.Digest && (runs.Digest == was.Digest || runs.ID == was.ID):
+		return Outcome{What: Home, Detail: "runs " + runs.Name(), Runs: runs.Version}
+	case runs.Digest != j.Target.Digest:
+		return Outcome{What: Lost, Detail: "it runs " + runs.Name() + ", which somebody else has deployed since", Runs: runs.Version}
+	}
+	out := p.deploy(ctx, j, func(o *deploy.Options) { o.Back = true })
+	if out.What != Delivered {
+		return Outcome{What: Lost, Detail: out.Detail, Runs: out.Runs}
+	}
+	if status, err = p.inspect(ctx, j); err != nil || status.Running.Digest == j.Target.Digest {
+		return Outcome{What: Lost, Detail: cmp.Or(status.Trouble, "it runs "+status.Running.Name()), Runs: status.Running.Version}
+	}
+	return Outcome{What: Home, Detail: "runs " + status.Running.Name() + " again", Runs: status.Running.Version}
+}
