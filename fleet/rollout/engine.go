@@ -73,9 +73,10 @@ type report struct {
 
 // job is something under way for a member.
 type job struct {
-	do     Do
-	cancel context.CancelFunc
-	ended  chan struct{}
+	do      Do
+	deploys bool // over SSH: it is never cut off
+	cancel  context.CancelFunc
+	ended   chan struct{}
 }
 
 // Run drives a rollout until nothing happens by itself any more, and returns it
@@ -88,11 +89,9 @@ func (e *Engine) Run(ctx context.Context, lease *Lease, r Rollout) (Rollout, err
 		return r, err
 	}
 	defer audit.close()
-	work, stop := context.WithCancel(lease.held) // outlives ctx
-	jobs := map[string]*job{}
-	defer func() { e.leave(jobs, stop) }()
-
-	l := &loop{Engine: e, lease: lease, audit: audit, r: r, jobs: jobs}
+	work := lease.held // outlives ctx
+	l := &loop{Engine: e, lease: lease, audit: audit, r: r, jobs: map[string]*job{}}
+	defer l.leave()
 	if err := l.record(work, r.Unsaid); err != nil {
 		return r, err
 	}
@@ -130,12 +129,16 @@ func (e *Engine) Run(ctx context.Context, lease *Lease, r Rollout) (Rollout, err
 }
 
 // leave ends what only watches, and waits for deploys: one that is cut off would
-// have to be ended by somebody.
-func (e *Engine) leave(jobs map[string]*job, stop context.CancelFunc) {
+// have to be ended by somebody. What they report is not written down; the next
+// engine asks again.
+func (l *loop) leave() {
+	for _, p := range l.pending {
+		p.answer <- false
+	}
 	done := make(chan struct{})
 	var all sync.WaitGroup
-	for _, j := range jobs {
-		if j.do == Watch {
+	for _, j := range l.jobs {
+		if !j.deploys {
 			j.cancel()
 		}
 		all.Go(func() { <-j.ended })
@@ -143,10 +146,9 @@ func (e *Engine) leave(jobs map[string]*job, stop context.CancelFunc) {
 	go func() { all.Wait(); close(done) }()
 	for {
 		select {
-		case got := <-e.reports: // nobody writes it down: the next engine asks again
+		case got := <-l.reports:
 			got.answer <- false
 		case <-done:
-			stop()
 			return
 		}
 	}
@@ -255,25 +257,21 @@ func (l *loop) reconcile(ctx context.Context, actions []Action) {
 		default:
 		}
 		a, still := wanted[name]
-		_, m := l.r.member(name)
-		switch {
-		case still && (a.Do == j.do || a.Do == Settle && j.do == Take):
-		case (j.do == Take || j.do == Settle) && m != nil && m.Delivery == fleet.Push:
-		default:
+		if !j.deploys && (!still || a.Do != j.do) {
 			j.cancel()
 		}
 	}
 	for name, a := range wanted {
 		if _, busy := l.jobs[name]; !busy {
-			l.jobs[name] = l.start(ctx, a)
+			l.jobs[name] = l.start(context.WithoutCancel(ctx), a) // leave ends it
 		}
 	}
 }
 
 func (l *loop) start(ctx context.Context, a Action) *job {
 	ctx, cancel := context.WithCancel(ctx)
-	j := &job{do: a.Do, cancel: cancel, ended: make(chan struct{})}
 	_, m := l.r.member(a.Member)
+	j := &job{do: a.Do, deploys: a.Do != Watch && m.Delivery == fleet.Push, cancel: cancel, ended: make(chan struct{})}
 	w := &worker{Engine: l.Engine, m: *m, target: l.r.target(), window: time.Duration(l.r.ArriveWithin)}
 	w.job = Job{
 		Rollout: l.r.ID, Wave: a.Wave, Instance: l.instances[a.Member], Before: m.Before, Recall: m.Recall,
@@ -285,7 +283,7 @@ func (l *loop) start(ctx context.Context, a Action) *job {
 		defer close(j.ended)
 		defer cancel()
 		seen := w.do(ctx, a.Do)
-		if seen.What == "" || ctx.Err() != nil && (a.Do == Watch || m.Delivery == fleet.Pull) {
+		if seen.What == "" || ctx.Err() != nil {
 			return // nobody wants to know any more
 		}
 		w.report(seen)
