@@ -298,11 +298,11 @@ func (s *step) run() bool {
 func (s *step) begin(w *WaveState) bool {
 	waiting := slices.IndexFunc(w.Members, func(m Member) bool { return m.State == Waiting })
 	switch {
-	case waiting >= 0 && w.away() < w.MaxUnavailable:
+	case waiting >= 0 && w.underway() < w.MaxUnavailable:
 		m := &w.Members[waiting]
 		m.Sent, m.Before.At = false, time.Time{}
 		s.set(w, m, Taking, "")
-	case waiting >= 0 || w.underway() > 0:
+	case w.underway() > 0:
 		return false
 	case !s.r.proven() && len(w.Members) > 0:
 		s.enter(Stopping, fmt.Sprintf("no member of the wave %s could be taken, so nothing is known of %s", w.Name, cmp.Or(s.r.Version, s.r.Tag)))
@@ -335,14 +335,15 @@ func (s *step) soak(w *WaveState) bool {
 func (s *step) revert() bool {
 	at := slices.IndexFunc(s.r.Waves, func(w WaveState) bool { return w.State == WaveFailed })
 	w := &s.r.Waves[at]
-	// Those that are not well go first: they cost nobody anything.
+	// Those that are not well go first: they cost nobody anything, and one that is
+	// well never leaves while one that is not still waits.
 	for _, well := range []bool{false, true} {
 		for i := range w.Members {
 			m := &w.Members[i]
 			if !m.needsBack() || (m.State == Taken) != well {
 				continue
 			}
-			if m.State != Taking && (w.underway() >= w.MaxUnavailable || well && w.away() >= w.MaxUnavailable) {
+			if m.State != Taking && w.underway() >= w.MaxUnavailable {
 				continue
 			}
 			s.back(w, m, m.State == Unreached)
@@ -423,9 +424,6 @@ func (r *Rollout) current() *WaveState {
 func (w *WaveState) underway() int {
 	return w.count(Taking, TakingBack)
 }
-
-// away counts all that are not at work because of the rollout.
-func (w *WaveState) away() int { return w.count(Taking, TakingBack, Bad) }
 
 func (w *WaveState) count(states ...MemberState) (n int) {
 	for i := range w.Members {
