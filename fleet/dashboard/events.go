@@ -1,0 +1,341 @@
+package dashboard
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/keboola/agnes-the-ai-analyst/fleet/store"
+)
+
+// How a browser is told of changes.
+const (
+	gatherFor    = 300 * time.Millisecond // changes of this time go together
+	sayAlive     = 20 * time.Second
+	writeLimit   = 10 * time.Second // a browser that does not read for so long is let go
+	streamLasts  = 30 * time.Minute // then the browser asks again, with a session that may have ended
+	lookAtStore  = time.Second      // rollouts are written by another process
+	retryAfterMS = 2000
+
+	maxIncidents = 300
+	maxRollouts  = 100
+)
+
+// hub tells open pages which rows have changed.
+type hub struct {
+	mu      sync.Mutex
+	readers map[*reader]bool
+}
+
+func newHub() *hub { return &hub{readers: map[*reader]bool{}} }
+
+// reader is an open page. What it has not been told yet is bounded by what it
+// shows: a row that changes twice is told once.
+type reader struct {
+	mu     sync.Mutex
+	filter filter
+	table  map[string]bool // names of the rows on its page
+	grid   map[string]bool // names of the cells
+	only   string          // the one instance that it shows, or empty
+	rows   map[string]*row
+	cells  map[string]*row
+	counts bool // the summary has changed
+	stale  bool // what the filter selects has changed
+	reload bool
+	wake   chan struct{}
+}
+
+func (h *hub) join(r *reader) (leave func()) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.readers[r] = true
+	return func() {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		delete(h.readers, r)
+	}
+}
+
+func (h *hub) watched() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return len(h.readers) > 0
+}
+
+// changed tells of one row.
+func (h *hub) changed(was, is *row) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for r := range h.readers {
+		r.note(was, is)
+	}
+}
+
+// reload tells that everything may be different.
+func (h *hub) reload() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for r := range h.readers {
+		r.mu.Lock()
+		r.reload = true
+		r.mu.Unlock()
+		r.poke()
+	}
+}
+
+func (r *reader) note(was, is *row) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.only != "" {
+		if r.only == is.Name {
+			r.reload = true
+			r.poke()
+		}
+		return
+	}
+	visible := was.looks() != is.looks()
+	if r.table[is.Name] {
+		r.rows[is.Name] = is
+	}
+	if visible {
+		r.counts = true
+		if r.grid[is.Name] {
+			r.cells[is.Name] = is
+		}
+		if r.filter.matches(is) != r.grid[is.Name] {
+			r.stale = true
+		}
+	}
+	if visible || r.table[is.Name] {
+		r.poke()
+	}
+}
+
+// begin notes what a page shows, and what of it has changed since it was made.
+func (r *reader) begin(rows []*row, since int64) {
+	shown := r.filter.apply(rows)
+	page, _, _ := r.filter.slice(shown)
+	for _, one := range page {
+		r.table[one.Name] = true
+		if one.seq > since {
+			r.rows[one.Name] = one
+		}
+	}
+	for _, one := range shown {
+		r.grid[one.Name] = true
+		if one.seq > since {
+			r.cells[one.Name], r.counts = one, true
+		}
+	}
+}
+
+// poke wakes the stream; it never waits.
+func (r *reader) poke() {
+	select {
+	case r.wake <- struct{}{}:
+	default:
+	}
+}
+
+// told is one message to a page.
+type told struct {
+	Rows    map[string]string `json:"rows,omitempty"`
+	Cells   map[string]string `json:"cells,omitempty"`
+	Summary string            `json:"summary,omitempty"`
+	Stale   bool              `json:"stale,omitempty"`
+	Reload  bool              `json:"reload,omitempty"`
+}
+
+// take returns what the page has not been told yet.
+func (r *reader) take() (t told, counts bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	t.Stale, t.Reload, counts = r.stale, r.reload, r.counts
+	if !t.Reload {
+		t.Rows, t.Cells = make(map[string]string, len(r.rows)), make(map[string]string, len(r.cells))
+		for name, row := range r.rows {
+			t.Rows[name] = string(row.HTML())
+		}
+		for name, row := range r.cells {
+			t.Cells[name] = string(row.Cell())
+		}
+	}
+	clear(r.rows)
+	clear(r.cells)
+	r.counts, r.stale, r.reload = false, false, false
+	return t, counts
+}
+
+// events is the stream of a page's changes.
+func (s *Server) events(w http.ResponseWriter, r *http.Request) {
+	select {
+	case s.streams <- struct{}{}:
+		defer func() { <-s.streams }()
+	default:
+		w.Header().Set("Retry-After", "30")
+		http.Error(w, "Too many pages are open; this one is not told of changes.", http.StatusServiceUnavailable)
+		return
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), streamLasts)
+	defer cancel()
+	w.Header().Set("Content-Type", "text/event-stream")
+	w.Header().Set("X-Accel-Buffering", "no") // nginx would keep it back
+	out := &stream{w: w, c: http.NewResponseController(w)}
+	if out.send(fmt.Sprintf("retry: %d\n\n", retryAfterMS)) != nil {
+		return
+	}
+	q := r.URL.Query()
+	switch {
+	case q.Has("rollout") || q.Has("rollouts") || q.Has("incidents"):
+		s.tellOfStore(ctx, out, q.Get("rollout"), q.Has("incidents"), q.Get("have"))
+	default:
+		s.tellOfRows(ctx, out, r)
+	}
+}
+
+// stream writes events with a deadline each.
+type stream struct {
+	w http.ResponseWriter
+	c *http.ResponseController
+}
+
+func (o *stream) send(text string) error {
+	_ = o.c.SetWriteDeadline(time.Now().Add(writeLimit)) // not every writer has one
+	if _, err := o.w.Write([]byte(text)); err != nil {
+		return err
+	}
+	return o.c.Flush()
+}
+
+func (o *stream) tell(t told) error {
+	text, err := json.Marshal(t)
+	if err != nil {
+		return err
+	}
+	return o.send("data: " + string(text) + "\n\n")
+}
+
+func (s *Server) tellOfRows(ctx context.Context, out *stream, r *http.Request) {
+	q := r.URL.Query()
+	me := &reader{
+		filter: parseFilter(q), only: q.Get("i"), table: map[string]bool{}, grid: map[string]bool{},
+		rows: map[string]*row{}, cells: map[string]*row{}, wake: make(chan struct{}, 1),
+	}
+	// What changed between the page and its stream is told at once.
+	me.mu.Lock()
+	leave := s.hub.join(me)
+	defer leave()
+	since, _ := strconv.ParseInt(q.Get("since"), 10, 64)
+	if me.only != "" {
+		one := s.model.get(me.only)
+		me.reload = one == nil || one.seq > since
+	} else {
+		me.begin(s.model.all(), since)
+	}
+	me.mu.Unlock()
+	me.poke()
+	alive := time.NewTicker(sayAlive)
+	defer alive.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-alive.C:
+			if out.send(": alive\n\n") != nil {
+				return
+			}
+		case <-me.wake:
+			t, counts := me.take()
+			if counts && !t.Reload {
+				t.Summary = s.summary(me.filter)
+			}
+			if out.tell(t) != nil {
+				return
+			}
+			select { // gather
+			case <-ctx.Done():
+				return
+			case <-time.After(gatherFor):
+			}
+		}
+	}
+}
+
+// summary draws the head of the overview.
+func (s *Server) summary(f filter) string {
+	var b bytes.Buffer
+	if err := s.pages[""].ExecuteTemplate(&b, "summary", struct {
+		All    counts
+		Filter filter
+	}{count(s.model.all()), f}); err != nil {
+		s.log.Error("the summary cannot be drawn", "error", err)
+	}
+	return b.String()
+}
+
+// tellOfStore tells a page to look again when what it shows was changed in the
+// store, by whichever process.
+func (s *Server) tellOfStore(ctx context.Context, out *stream, rollout string, incidents bool, have string) {
+	look := time.NewTicker(lookAtStore)
+	defer look.Stop()
+	quiet := 0
+	for {
+		is, err := s.storeDigest(ctx, rollout, incidents)
+		if err != nil {
+			if ctx.Err() == nil {
+				s.log.Error("the store cannot be read", "error", err)
+			}
+			is = have
+		}
+		quiet++
+		switch {
+		case is != have:
+			if out.tell(told{Reload: true}) != nil {
+				return
+			}
+			quiet = 0
+		case quiet >= int(sayAlive/lookAtStore):
+			if out.send(": alive\n\n") != nil {
+				return
+			}
+			quiet = 0
+		}
+		have = is
+		select {
+		case <-ctx.Done():
+			return
+		case <-look.C:
+		}
+	}
+}
+
+// storeDigest is what a change is seen by.
+func (s *Server) storeDigest(ctx context.Context, rollout string, incidents bool) (string, error) {
+	switch {
+	case incidents:
+		all, err := s.o.Store.Incidents(ctx, store.IncidentQuery{Limit: maxIncidents})
+		return digest(all), err
+	case rollout != "":
+		one, err := s.o.Rollouts.Get(ctx, rollout)
+		return digest(one), err
+	}
+	all, err := s.o.Rollouts.List(ctx, maxRollouts)
+	return digest(all), err
+}
+
+// digest is the same for the same records.
+func digest(records any) string {
+	text, err := json.Marshal(records)
+	if err != nil {
+		return ""
+	}
+	sum := sha256.Sum256(text)
+	return hex.EncodeToString(sum[:8])
+}

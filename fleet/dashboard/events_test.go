@@ -1,0 +1,179 @@
+package dashboard
+
+import (
+	"bufio"
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/http"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/keboola/agnes-the-ai-analyst/fleet"
+)
+
+// listen opens a page's stream and returns what it is told.
+func (g *rig) listen(t *testing.T, path string) <-chan told {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, g.url+path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := g.client.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = resp.Body.Close() })
+	if kind := resp.Header.Get("Content-Type"); kind != "text/event-stream" {
+		t.Fatalf("%d %s", resp.StatusCode, kind)
+	}
+	news := make(chan told, 64)
+	lines := bufio.NewScanner(resp.Body)
+	lines.Buffer(nil, 8<<20)
+	lines.Scan() // retry: the stream is open
+	go func() {
+		defer close(news)
+		for lines.Scan() {
+			if text, ok := strings.CutPrefix(lines.Text(), "data: "); ok {
+				var one told
+				if json.Unmarshal([]byte(text), &one) == nil {
+					news <- one
+				}
+			}
+		}
+	}()
+	return news
+}
+
+func next(t *testing.T, news <-chan told) told {
+	t.Helper()
+	for {
+		select {
+		case one, ok := <-news:
+			if !ok {
+				t.Fatal("the stream has ended")
+			}
+			if len(one.Rows)+len(one.Cells) > 0 || one.Summary != "" || one.Stale || one.Reload {
+				return one
+			}
+		case <-time.After(20 * time.Second):
+			t.Fatal("nothing was told")
+		}
+	}
+}
+
+// eventsOf is the address of a page's changes.
+func (g *rig) eventsOf(t *testing.T, path string) string {
+	t.Helper()
+	_, body := g.get(t, path)
+	found := regexp.MustCompile(`data-events="([^"]+)"`).FindStringSubmatch(body)
+	if found == nil {
+		t.Fatalf("%s has no changes", path)
+	}
+	return strings.ReplaceAll(found[1], "&amp;", "&")
+}
+
+func TestAChangeIsToldToThePagesThatShowIt(t *testing.T) {
+	t.Parallel()
+	g := newRig(t, Access{}, healthy("acme", "2026.04.3"), healthy("bolt", "2026.04.3"))
+	all, canary, bolt := g.listen(t, g.eventsOf(t, "/")), g.listen(t, g.eventsOf(t, "/?l=tier%3Dcanary")), g.listen(t, g.eventsOf(t, "/i/bolt"))
+	healthyOnes := g.listen(t, g.eventsOf(t, "/?state=healthy"))
+	r := healthy("bolt", "2026.04.4")
+	r.Health = fleet.Degraded
+	g.see(r)
+	news := next(t, all)
+	if !strings.Contains(news.Rows["bolt"], "2026.04.4") || !strings.Contains(news.Cells["bolt"], `class="c degraded"`) || !strings.Contains(news.Summary, `class="tile degraded"`) || news.Rows["acme"] != "" || news.Stale {
+		t.Errorf("%+v", news)
+	}
+	if news := next(t, bolt); !news.Reload {
+		t.Errorf("%+v", news)
+	}
+	if news := next(t, healthyOnes); !news.Stale {
+		t.Errorf("%+v", news)
+	}
+	if news := next(t, canary); len(news.Rows)+len(news.Cells) > 0 || news.Summary == "" {
+		t.Errorf("a page was told of an instance that it does not show: %+v", news)
+	}
+}
+
+func TestAPageIsToldWhatItMissedBeforeItListened(t *testing.T) {
+	t.Parallel()
+	g := newRig(t, Access{}, healthy("acme", "2026.04.3"), healthy("bolt", "2026.04.3"))
+	before := g.eventsOf(t, "/")
+	r := healthy("bolt", "2026.04.4")
+	witness := g.listen(t, g.eventsOf(t, "/i/bolt"))
+	g.see(r)
+	next(t, witness) // it was taken in
+	if news := next(t, g.listen(t, before)); !strings.Contains(news.Rows["bolt"], "2026.04.4") || len(news.Rows) != 1 {
+		t.Errorf("%+v", news)
+	}
+}
+
+func TestAReaderThatDoesNotReadHoldsNobodyUp(t *testing.T) {
+	t.Parallel()
+	var results []fleet.Result
+	for i := range 200 {
+		results = append(results, healthy(fmt.Sprintf("i%03d", i), "2026.04.3"))
+	}
+	g := newRig(t, Access{}, results...)
+	// It asks for the stream and never reads.
+	conn, err := net.Dial("tcp", strings.TrimPrefix(g.url, "http://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if tcp, ok := conn.(*net.TCPConn); ok {
+		_ = tcp.SetReadBuffer(1)
+	}
+	if _, err := fmt.Fprintf(conn, "GET /events HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	quick := g.listen(t, g.eventsOf(t, "/?q=i199"))
+	lines := g.Status().Instances
+	for round := range 50 {
+		for _, line := range lines {
+			line.Version = fmt.Sprintf("2026.05.%d", round+1)
+			if was, is := g.server.model.update(line); is != nil {
+				g.server.hub.changed(was, is)
+			}
+		}
+	}
+	for !strings.Contains(next(t, quick).Rows["i199"], "2026.05.50") {
+		continue
+	}
+	g.server.hub.mu.Lock()
+	defer g.server.hub.mu.Unlock()
+	for r := range g.server.hub.readers {
+		r.mu.Lock()
+		if n := len(r.rows) + len(r.cells); n > 400 {
+			t.Errorf("%d changes wait for a reader that shows 200", n)
+		}
+		r.mu.Unlock()
+	}
+}
+
+func TestARolloutsPageIsToldOfEachStep(t *testing.T) {
+	t.Parallel()
+	g := newRig(t, Access{})
+	g.kept.all = []Rollout{{ID: "r1", Tag: "stable", State: "running", Started: time.Now()}}
+	one, list := g.listen(t, g.eventsOf(t, "/rollouts/r1")), g.listen(t, g.eventsOf(t, "/rollouts"))
+	g.kept.mu.Lock()
+	g.kept.all[0].State = "paused"
+	g.kept.mu.Unlock()
+	if !next(t, one).Reload || !next(t, list).Reload {
+		t.Error("nobody was told")
+	}
+}
+
+func TestOnlySoManyPagesListen(t *testing.T) {
+	t.Parallel()
+	g := newRig(t, Access{})
+	for range maxStreams {
+		g.server.streams <- struct{}{}
+	}
+	if status, body := g.get(t, "/events"); status != http.StatusServiceUnavailable {
+		t.Errorf("%d %s", status, body)
+	}
+}
