@@ -1,7 +1,7 @@
 // Package dashboard is the fleet's web page, and what other programs read of the
 // fleet over HTTP: Prometheus metrics and service discovery.
 //
-// It shows and never probes. A Server follows what a monitor sees (Live), keeps one
+// It shows and never probes. A Server follows what a monitor sees, keeps one
 // immutable row for each instance whose HTML is made once for each change, and
 // answers every page from these rows, so that a click costs the same at ten
 // instances and at ten thousand. History, incidents and rollouts come from the
@@ -35,15 +35,11 @@ import (
 
 // Options are what a Server needs.
 type Options struct {
-	Live     Live
 	Store    *store.Store
 	Rollouts Rollouts
 	Access   Access
 	Title    string       // of the page; "Agnes fleet" when empty
 	Log      *slog.Logger // of refused logins and of orders; discarded when nil
-
-	// Collectors are further metrics to export: those of the monitor and the store.
-	Collectors []prometheus.Collector
 }
 
 // Live is what is seen of the fleet now: a *monitor.Monitor.
@@ -51,6 +47,7 @@ type Live interface {
 	Status() fleet.Status
 	Result(name string) (fleet.Result, fleet.Record, bool)
 	Subscribe() (events <-chan monitor.Event, stop func())
+	Condition() monitor.Condition
 }
 
 // Inventory is what the page knows of what is wanted.
@@ -70,8 +67,8 @@ var templateFiles embed.FS
 //go:embed assets
 var assetFiles embed.FS
 
-// Server is the page. It is an http.Handler once New has made it; Run follows the
-// monitor.
+// Server is the page, an http.Handler. It shows what the monitor sees that it is
+// told to Follow.
 type Server struct {
 	o        Options
 	log      *slog.Logger
@@ -86,6 +83,7 @@ type Server struct {
 
 	mu        sync.RWMutex
 	inventory Inventory
+	live      Live // nil before the first Follow
 }
 
 // maxStreams bounds the browsers that are told of changes; others reload.
@@ -95,7 +93,7 @@ const maxStreams = 256
 func New(o Options) (*Server, error) {
 	o.Title = cmp.Or(o.Title, "Agnes fleet")
 	s := &Server{o: o, log: o.Log, hub: newHub(), streams: make(chan struct{}, maxStreams)}
-	s.model = newModel(o.Live, s.draw)
+	s.model = newModel(s.draw)
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
@@ -116,65 +114,61 @@ func New(o Options) (*Server, error) {
 	return s, nil
 }
 
-// SetInventory says what is wanted from now on. What is not of it any more leaves
-// the page.
-func (s *Server) SetInventory(v Inventory) {
+// Report says what became of a newer inventory: why it could not be taken, or nil.
+func (s *Server) Report(trouble error) {
 	s.mu.Lock()
-	s.inventory = v
-	s.mu.Unlock()
-	s.resync()
+	defer s.mu.Unlock()
+	s.inventory.Trouble = trouble
 }
 
-func (s *Server) currentInventory() Inventory {
+func (s *Server) current() (Inventory, Live) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	return s.inventory
-}
-
-// resync takes everything in anew.
-func (s *Server) resync() {
-	s.model.replace(s.currentInventory().Instances)
-	s.hub.reload()
+	return s.inventory, s.live
 }
 
 // refreshEvery is how old latencies and ages on an open page may be; what people
 // look at, such as a state, is pushed at once.
 const refreshEvery = 5 * time.Second
 
-// Run follows the monitor until ctx ends.
-func (s *Server) Run(ctx context.Context) error {
-	events, stop := s.o.Live.Subscribe()
+// Follow shows an inventory as a monitor sees it, until ctx ends. It can be called
+// again with another inventory and its monitor: what was seen of an instance stays
+// until the new monitor has seen it.
+func (s *Server) Follow(ctx context.Context, v Inventory, live Live) {
+	events, stop := live.Subscribe()
 	defer stop()
-	s.resync()
+	s.mu.Lock()
+	s.inventory, s.live = v, live
+	s.mu.Unlock()
+	resync := func() {
+		s.model.replace(v.Instances, live)
+		s.hub.reload()
+	}
+	resync()
 	refresh := time.NewTicker(refreshEvery)
 	defer refresh.Stop()
 	for {
 		select {
 		case <-ctx.Done():
-			return nil
+			return
 		case <-refresh.C:
 			if s.hub.watched() {
-				s.refresh()
+				s.refresh(live)
 			}
-		case e, open := <-events:
-			switch {
-			case !open:
-				return nil
-			case e.Reload:
-				s.resync()
-			default:
-				if was, is := s.model.update(e.Line); is != nil {
-					s.hub.changed(was, is)
-				}
+		case e := <-events:
+			if e.Reload {
+				resync()
+			} else if was, is := s.model.update(e.Line, live); is != nil {
+				s.hub.changed(was, is)
 			}
 		}
 	}
 }
 
 // refresh takes in what changed without an event: latencies, ages, times.
-func (s *Server) refresh() {
-	for _, line := range s.o.Live.Status().Instances {
-		if was, is := s.model.refresh(line); is != nil {
+func (s *Server) refresh(live Live) {
+	for _, line := range live.Status().Instances {
+		if was, is := s.model.refresh(line, live); is != nil {
 			s.hub.changed(was, is)
 		}
 	}

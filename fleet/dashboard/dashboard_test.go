@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -49,6 +50,8 @@ func (l *seen) Result(name string) (fleet.Result, fleet.Record, bool) {
 }
 
 func (l *seen) Subscribe() (<-chan monitor.Event, func()) { return l.events, func() {} }
+
+func (l *seen) Condition() monitor.Condition { return monitor.Condition{Rounds: 7, Missed: 2} }
 
 // see is a probe that found something else.
 func (l *seen) see(r fleet.Result) {
@@ -142,14 +145,12 @@ func newRig(t *testing.T, access Access, results ...fleet.Result) *rig {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = records.Close() })
-	g.server, err = New(Options{Live: g.seen, Store: records, Rollouts: g.kept, Access: access})
+	g.server, err = New(Options{Store: records, Rollouts: g.kept, Access: access})
 	if err != nil {
 		t.Fatal(err)
 	}
-	g.server.SetInventory(Inventory{Name: "fleet.yaml", Instances: g.in, Loaded: time.Now()})
 	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
-	done := make(chan struct{})
-	go func() { _ = g.server.Run(ctx); close(done) }()
+	done := g.follow(ctx, g.in)
 	web := httptest.NewServer(g.server)
 	t.Cleanup(func() { web.CloseClientConnections(); web.Close(); cancel(); <-done })
 	g.url = web.URL
@@ -159,6 +160,20 @@ func newRig(t *testing.T, access Access, results ...fleet.Result) *rig {
 	}
 	g.client = &http.Client{Jar: jar, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	return g
+}
+
+// follow lets the page show an inventory, and waits until it does.
+func (g *rig) follow(ctx context.Context, instances []fleet.Instance) (done chan struct{}) {
+	done = make(chan struct{})
+	before := g.server.model.seq.Load()
+	go func() {
+		g.server.Follow(ctx, Inventory{Name: "fleet.yaml", Instances: instances, Loaded: time.Now()}, g.seen)
+		close(done)
+	}()
+	for len(g.server.model.all()) != len(instances) || len(instances) > 0 && g.server.model.all()[0].seq <= before {
+		runtime.Gosched()
+	}
+	return done
 }
 
 func (g *rig) do(t *testing.T, method, path, body string, headers ...string) (int, string, http.Header) {
@@ -355,11 +370,27 @@ func TestAFleetOfTenThousandIsShownInPages(t *testing.T) {
 func TestABrokenInventoryIsSaidOnEveryPage(t *testing.T) {
 	t.Parallel()
 	g := newRig(t, Access{}, healthy("acme", "2026.04.3"))
-	g.server.SetInventory(Inventory{Name: "fleet.yaml", Instances: g.in, Loaded: time.Now(), Trouble: problem.New(problem.Usage, "fleet.yaml:3:1: expected an instance, found <b>", "Mend it.")})
+	g.server.Report(problem.New(problem.Usage, "fleet.yaml:3:1: expected an instance, found <b>", "Mend it."))
 	for _, path := range []string{"/", "/i/acme", "/rollouts"} {
 		if _, body := g.get(t, path); !strings.Contains(body, "fleet.yaml:3:1: expected an instance, found &lt;b&gt;") || !strings.Contains(body, "as it was last good") {
 			t.Errorf("%s does not say it", path)
 		}
+	}
+}
+
+func TestWhatWasSeenStaysUntilTheNextMonitorHasLooked(t *testing.T) {
+	t.Parallel()
+	g := newRig(t, Access{}, healthy("acme", "2026.04.3"), healthy("bolt", "2026.04.3"))
+	g.mu.Lock()
+	clear(g.results) // the monitor of another inventory has seen nothing yet
+	instances := append([]fleet.Instance(nil), g.in...)
+	instances[1].URL = "https://moved.example.com"
+	g.mu.Unlock()
+	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
+	done := g.follow(ctx, instances)
+	defer func() { cancel(); <-done }()
+	if _, body := g.get(t, "/"); !strings.Contains(body, `id="c-acme" class="c healthy"`) || !strings.Contains(body, `id="c-bolt" class="c unknown"`) {
+		t.Error(body)
 	}
 }
 
@@ -386,7 +417,7 @@ func TestOnlyTheTrustedProxyNamesAUser(t *testing.T) {
 		t.Error("anybody may say who they are")
 	}
 	for _, a := range []Access{{Header: "X-Forwarded-User"}, {Trusted: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}}, {Closed: true}, {File: "/nowhere"}} {
-		if _, err := New(Options{Live: other.seen, Store: other.server.o.Store, Rollouts: other.kept, Access: a}); !problem.Is(err, problem.Usage) {
+		if _, err := New(Options{Store: other.server.o.Store, Rollouts: other.kept, Access: a}); !problem.Is(err, problem.Usage) {
 			t.Errorf("%+v: %v", a, err)
 		}
 	}

@@ -98,7 +98,8 @@ func (s *Server) discovery(w http.ResponseWriter, r *http.Request) {
 		what = ForMetrics
 	}
 	var chosen []fleet.Instance
-	for _, in := range s.currentInventory().Instances {
+	v, _ := s.current()
+	for _, in := range v.Instances {
 		if shard.Has(in.Name) && selector.Matches(in.LabelSet()) {
 			chosen = append(chosen, in)
 		}

@@ -135,7 +135,7 @@ func TestAReaderThatDoesNotReadHoldsNobodyUp(t *testing.T) {
 	for round := range 50 {
 		for _, line := range lines {
 			line.Version = fmt.Sprintf("2026.05.%d", round+1)
-			if was, is := g.server.model.update(line); is != nil {
+			if was, is := g.server.model.update(line, g.seen); is != nil {
 				g.server.hub.changed(was, is)
 			}
 		}

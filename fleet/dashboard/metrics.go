@@ -23,6 +23,7 @@ type fleetCollector struct {
 
 	up, health, info, duration, probed, synced, cert, drift, deprecated, warnings, stale, skew *prometheus.Desc
 	instances, drifted, old, self, incidents, inventoryOK, inventoryLoaded, streams            *prometheus.Desc
+	probes, skipped, storeOK, overdue                                                          *prometheus.Desc
 }
 
 func newFleetCollector(s *Server) *fleetCollector {
@@ -55,6 +56,11 @@ func newFleetCollector(s *Server) *fleetCollector {
 		inventoryOK:     of("inventory_valid", "Whether the inventory could be taken when it last changed; 0: the last good one is watched."),
 		inventoryLoaded: of("inventory_load_timestamp_seconds", "When the inventory that is watched was read."),
 		streams:         of("page_streams", "Open pages that are told of changes."),
+
+		probes:  of("probes_total", "Probes that the monitor has made."),
+		skipped: of("probe_rounds_skipped_total", "Rounds of instances that were left out, since the monitor did not keep up."),
+		storeOK: of("store_writable", "Whether the store takes what the monitor learns."),
+		overdue: of("probe_overdue_seconds", "How long the instance that waits the longest has been due for its next probe."),
 	}
 }
 
@@ -62,7 +68,7 @@ func newFleetCollector(s *Server) *fleetCollector {
 func (c *fleetCollector) Describe(out chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		c.up, c.health, c.info, c.duration, c.probed, c.synced, c.cert, c.drift, c.deprecated, c.warnings, c.stale, c.skew,
-		c.instances, c.drifted, c.old, c.self, c.incidents, c.inventoryOK, c.inventoryLoaded, c.streams,
+		c.instances, c.drifted, c.old, c.self, c.incidents, c.inventoryOK, c.inventoryLoaded, c.streams, c.probes, c.skipped, c.storeOK, c.overdue,
 	} {
 		out <- d
 	}
@@ -99,8 +105,8 @@ func (c *fleetCollector) Collect(out chan<- prometheus.Metric) {
 		if r.Drift != nil {
 			gauge(c.drift, truth(*r.Drift), r.Name)
 		}
-		if r.Details {
-			moment(c.synced, r.LastSync, r.Name)
+		if r.result.Details {
+			moment(c.synced, r.result.LastSync, r.Name)
 			gauge(c.stale, float64(r.StaleTables), r.Name)
 		}
 	}
@@ -112,9 +118,16 @@ func (c *fleetCollector) Collect(out chan<- prometheus.Metric) {
 	gauge(c.old, float64(all.Deprecated))
 	gauge(c.self, float64(all.SelfTroubled))
 	gauge(c.streams, float64(len(c.s.streams)))
-	v := c.s.currentInventory()
+	v, live := c.s.current()
 	gauge(c.inventoryOK, truth(v.Trouble == nil))
 	moment(c.inventoryLoaded, v.Loaded)
+	if live != nil {
+		condition := live.Condition()
+		out <- prometheus.MustNewConstMetric(c.probes, prometheus.CounterValue, float64(condition.Rounds))
+		out <- prometheus.MustNewConstMetric(c.skipped, prometheus.CounterValue, float64(condition.Missed))
+		gauge(c.storeOK, truth(condition.Store == ""))
+	}
+	gauge(c.overdue, overdue(rows, time.Now()).Seconds())
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
 	open, err := c.s.o.Store.Incidents(ctx, store.IncidentQuery{OpenOnly: true, Limit: 1 << 20})
@@ -123,6 +136,17 @@ func (c *fleetCollector) Collect(out chan<- prometheus.Metric) {
 		return
 	}
 	gauge(c.incidents, float64(len(open)))
+}
+
+// overdue is how much longer than its interval, and a tenth of it for the jitter,
+// the instance that waits the longest has not been asked.
+func overdue(rows []*row, now time.Time) (most time.Duration) {
+	for _, r := range rows {
+		if !r.result.At.IsZero() {
+			most = max(most, now.Sub(r.result.At)-r.In.Interval-r.In.Interval/10)
+		}
+	}
+	return most
 }
 
 func truth(b bool) float64 {
@@ -149,9 +173,9 @@ func labelChannel(c string) string {
 
 func (s *Server) newRegistry() (*prometheus.Registry, error) {
 	r := prometheus.NewRegistry()
-	for _, c := range append([]prometheus.Collector{
+	for _, c := range []prometheus.Collector{
 		newFleetCollector(s), collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
-	}, s.o.Collectors...) {
+	} {
 		if err := r.Register(c); err != nil {
 			return nil, fmt.Errorf("register metrics: %w", err)
 		}

@@ -70,8 +70,9 @@ func (s *Server) render(w http.ResponseWriter, r *http.Request, status int, name
 	f := frame{
 		Title: title, Site: s.o.Title, At: name, Path: r.URL.RequestURI(), User: v.User, Proxy: v.Proxy, CanSignIn: s.door.forms(), Orders: s.door.access.Orders(),
 		CSS: "/assets/" + s.assets["app.css"].name, JS: "/assets/" + s.assets["app.js"].name, Icon: "/assets/" + s.assets["icon.svg"].name,
-		Now: time.Now(), View: view, Inventory: s.currentInventory(),
+		Now: time.Now(), View: view,
 	}
+	f.Inventory, _ = s.current()
 	if v.User != "" {
 		f.Token = s.door.form(v)
 	}

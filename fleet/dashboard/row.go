@@ -34,12 +34,12 @@ type row struct {
 	State    string
 	Standing fleet.Standing // what the judge holds it for
 	Since    time.Time      // of the standing
-	LastSync time.Time
-	Details  bool // it was asked with a token
 	Timing   fleet.Timing
 	In       fleet.Instance
 	Labels   map[string]string
 
+	result  fleet.Result
+	record  fleet.Record
 	seq     int64           // greater than that of every row made before
 	version release.Version // zero where it is none
 	search  string          // what free text is looked for in
@@ -54,8 +54,7 @@ func (r *row) HTML() template.HTML { return r.html() }
 func (r *row) Cell() template.HTML { return r.cell() }
 
 // newRow makes a row of a monitor's line.
-func (m *model) newRow(in fleet.Instance, line fleet.InstanceStatus) *row {
-	result, record, _ := m.live.Result(in.Name)
+func (m *model) newRow(in fleet.Instance, line fleet.InstanceStatus, result fleet.Result, record fleet.Record) *row {
 	for _, text := range []*string{&line.Version, &line.Channel, &line.Digest, &line.BundleVersion, &line.ConfigHash, &line.Error, &line.Hint, &line.Commit, &line.Phase, &line.Latest, &line.DriftReason} {
 		*text = cli.Sanitize(*text)
 	}
@@ -66,7 +65,7 @@ func (m *model) newRow(in fleet.Instance, line fleet.InstanceStatus) *row {
 	line.Warnings = warnings
 	r := &row{
 		InstanceStatus: line, State: string(line.Status), Standing: record.Standing, Since: record.Since,
-		LastSync: result.LastSync, Details: result.Details, Timing: result.Timing, In: in, Labels: in.LabelSet(), seq: m.seq.Add(1),
+		Timing: result.Timing, In: in, Labels: in.LabelSet(), result: result, record: record, seq: m.seq.Add(1),
 	}
 	if line.SelfTrouble || line.Status == "" {
 		r.State = stateUnknown
@@ -207,7 +206,6 @@ func compareVersions(a, b string) int {
 
 // model holds the rows.
 type model struct {
-	live Live
 	draw func(part string, r *row) template.HTML
 	seq  atomic.Int64 // of the newest row; begins with the time, so that it grows over restarts too
 
@@ -216,8 +214,8 @@ type model struct {
 	index map[string]int
 }
 
-func newModel(live Live, draw func(string, *row) template.HTML) *model {
-	m := &model{live: live, draw: draw, index: map[string]int{}}
+func newModel(draw func(string, *row) template.HTML) *model {
+	m := &model{draw: draw, index: map[string]int{}}
 	m.seq.Store(time.Now().UnixMicro())
 	return m
 }
@@ -239,20 +237,26 @@ func (m *model) get(name string) *row {
 	return nil
 }
 
-// replace takes the rows of another inventory.
-func (m *model) replace(instances []fleet.Instance) {
+// replace takes the rows of an inventory. Where the monitor has not seen an instance
+// yet, and its address is the same, what was seen before stays.
+func (m *model) replace(instances []fleet.Instance, live Live) {
 	lines := map[string]fleet.InstanceStatus{}
-	for _, line := range m.live.Status().Instances {
+	for _, line := range live.Status().Instances {
 		lines[line.Name] = line
 	}
 	rows, index := make([]*row, 0, len(instances)), make(map[string]int, len(instances))
 	for _, in := range instances {
-		line, seen := lines[in.Name]
-		if !seen {
+		result, record, seen := live.Result(in.Name)
+		if was := m.get(in.Name); !seen && was != nil && was.URL == in.URL && !was.result.At.IsZero() {
+			result, record = was.result, was.record
+			lines[in.Name] = fleet.NewStatus(time.Now(), []fleet.Instance{in}, []fleet.Result{result}).Instances[0]
+		}
+		line, there := lines[in.Name]
+		if !there {
 			line = fleet.InstanceStatus{Name: in.Name}
 		}
 		line.URL, line.Wanted = in.URL, in.Wanted()
-		rows = append(rows, m.newRow(in, line))
+		rows = append(rows, m.newRow(in, line, result, record))
 	}
 	slices.SortFunc(rows, func(a, b *row) int { return strings.Compare(a.Name, b.Name) })
 	for i, r := range rows {
@@ -265,11 +269,12 @@ func (m *model) replace(instances []fleet.Instance) {
 
 // update takes one line in; it returns the row before and after, or nothing for an
 // instance that is not of the inventory.
-func (m *model) update(line fleet.InstanceStatus) (was, is *row) {
+func (m *model) update(line fleet.InstanceStatus, live Live) (was, is *row) {
 	if was = m.get(line.Name); was == nil {
 		return nil, nil
 	}
-	is = m.newRow(was.In, line)
+	result, record, _ := live.Result(line.Name)
+	is = m.newRow(was.In, line, result, record)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	i, there := m.index[line.Name]
@@ -281,9 +286,9 @@ func (m *model) update(line fleet.InstanceStatus) (was, is *row) {
 }
 
 // refresh is update for a line that may be known already.
-func (m *model) refresh(line fleet.InstanceStatus) (was, is *row) {
+func (m *model) refresh(line fleet.InstanceStatus, live Live) (was, is *row) {
 	if was = m.get(line.Name); was == nil || !line.ProbedAt.After(was.ProbedAt) {
 		return nil, nil
 	}
-	return m.update(line)
+	return m.update(line, live)
 }
