@@ -31,6 +31,10 @@ type Inventory struct {
 	Watch       Watch
 	Maintenance []Maintenance
 	Alerts      []Alert
+
+	// Files of a working tree, and folders, whose change may be one of the
+	// inventory: what was read, and where patterns were looked for.
+	Files []string
 }
 
 // RolloutPolicy is what holds for a rollout as a whole.

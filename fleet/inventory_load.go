@@ -9,6 +9,8 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"iter"
+	"maps"
 	"net/url"
 	"os"
 	"path"
@@ -121,6 +123,7 @@ type loader struct {
 
 	part        *shape
 	read        map[string]bool // files
+	looked      []string        // folders of patterns
 	bytes       int
 	names       map[string]Position
 	hosts       map[string]Position // by address and folder
@@ -146,6 +149,12 @@ func load(name string, t tree, o LoadOptions) (*Inventory, error) {
 	if err := l.faults.err(); err != nil {
 		return nil, err
 	}
+	for _, names := range []iter.Seq[string]{maps.Keys(l.read), maps.Keys(l.authorities), slices.Values(l.looked)} {
+		for name := range names {
+			l.found.Files = append(l.found.Files, l.tree.shown(name))
+		}
+	}
+	slices.Sort(l.found.Files)
 	return l.found, nil
 }
 
@@ -228,6 +237,7 @@ func (l *loader) matching(pattern string, entry datum) []string {
 		l.faults.add(entry.at, fmt.Sprintf("expected a pattern in the last element only, found %q", entry.text), "Write it as customers/*.yaml.")
 		return nil
 	}
+	l.looked = append(l.looked, dir)
 	all, err := l.tree.list(dir)
 	var names []string
 	for _, name := range all {
