@@ -14,6 +14,9 @@ func newFleet(env cli.Env) *cobra.Command {
 instance, what it should run, and the order of a rollout. docs/fleet.md explains
 it; agnesctl fleet schema is its JSON Schema.`,
 	}
-	group.AddCommand(newFleetStatus(env), newFleetPlan(env), newFleetRollout(env), newFleetList(env), newFleetSchema(env))
+	group.AddCommand(
+		newFleetStatus(env), newFleetPlan(env), newFleetRollout(env), newFleetServe(env), newFleetSD(env),
+		newFleetList(env), newFleetSchema(env), newFleetPasswd(env),
+	)
 	return group
 }

@@ -30,16 +30,16 @@ import (
 
 	"github.com/keboola/agnes-the-ai-analyst/fleet"
 	"github.com/keboola/agnes-the-ai-analyst/fleet/monitor"
+	"github.com/keboola/agnes-the-ai-analyst/fleet/rollout"
 	"github.com/keboola/agnes-the-ai-analyst/fleet/store"
 )
 
 // Options are what a Server needs.
 type Options struct {
-	Store    *store.Store
-	Rollouts Rollouts
-	Access   Access
-	Title    string       // of the page; "Agnes fleet" when empty
-	Log      *slog.Logger // of refused logins and of orders; discarded when nil
+	Store  *store.Store
+	Access Access
+	Title  string       // of the page; "Agnes fleet" when empty
+	Log    *slog.Logger // of refused logins and of orders; discarded when nil
 }
 
 // Live is what is seen of the fleet now: a *monitor.Monitor.
@@ -84,6 +84,7 @@ type Server struct {
 	mu        sync.RWMutex
 	inventory Inventory
 	live      Live // nil before the first Follow
+	ended     map[string]rollout.Rollout
 }
 
 // maxStreams bounds the browsers that are told of changes; others reload.
@@ -92,7 +93,7 @@ const maxStreams = 256
 // New returns a Server.
 func New(o Options) (*Server, error) {
 	o.Title = cmp.Or(o.Title, "Agnes fleet")
-	s := &Server{o: o, log: o.Log, hub: newHub(), streams: make(chan struct{}, maxStreams)}
+	s := &Server{o: o, log: o.Log, hub: newHub(), ended: map[string]rollout.Rollout{}, streams: make(chan struct{}, maxStreams)}
 	s.model = newModel(s.draw)
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)

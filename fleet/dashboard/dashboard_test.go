@@ -2,6 +2,7 @@ package dashboard
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
@@ -20,6 +21,7 @@ import (
 
 	"github.com/keboola/agnes-the-ai-analyst/fleet"
 	"github.com/keboola/agnes-the-ai-analyst/fleet/monitor"
+	"github.com/keboola/agnes-the-ai-analyst/fleet/rollout"
 	"github.com/keboola/agnes-the-ai-analyst/fleet/store"
 	"github.com/keboola/agnes-the-ai-analyst/internal/problem"
 )
@@ -68,35 +70,36 @@ func (l *seen) see(r fleet.Result) {
 	}
 }
 
-// kept are rollouts in memory.
-type kept struct {
-	mu    sync.Mutex
-	all   []Rollout
-	given []string
-}
-
-func (k *kept) List(context.Context, int) ([]Rollout, error) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	return append([]Rollout(nil), k.all...), nil
-}
-
-func (k *kept) Get(_ context.Context, id string) (Rollout, error) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	for _, r := range k.all {
-		if r.ID == id {
-			return r, nil
-		}
+// roll writes a rollout into the store, as its engine does.
+func (g *rig) roll(t *testing.T, r rollout.Rollout) {
+	t.Helper()
+	if r.Started.IsZero() {
+		r.Started = time.Now()
 	}
-	return Rollout{}, problem.New(problem.NotFound, "There is no rollout "+id+".", "See which there are: agnesctl fleet rollout --list")
+	doc, err := json.Marshal(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lease := store.Lease{Name: "test", Nonce: "n", Since: time.Now(), Expires: time.Now().Add(time.Hour)}
+	if _, err := g.store.TakeLease(t.Context(), lease, time.Now(), func(string) bool { return false }); err != nil {
+		t.Fatal(err)
+	}
+	if err := g.store.SaveRollout(t.Context(), store.Rollout{ID: r.ID, Started: r.Started, State: string(r.State), Doc: doc}, lease); err != nil {
+		t.Fatal(err)
+	}
 }
 
-func (k *kept) Give(_ context.Context, id, verb, by string) error {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	k.given = append(k.given, id+" "+verb+" "+by)
-	return nil
+// orders are those that a rollout was given.
+func (g *rig) orders(t *testing.T, id string) (all []string) {
+	t.Helper()
+	given, err := g.store.Orders(t.Context(), id, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, o := range given {
+		all = append(all, o.Verb+" by "+o.By)
+	}
+	return all
 }
 
 const password = "correct horse battery"
@@ -118,7 +121,7 @@ func loginFile(t *testing.T) string {
 // rig is a page that is served over a real socket.
 type rig struct {
 	*seen
-	kept   *kept
+	store  *store.Store
 	server *Server
 	url    string
 	client *http.Client
@@ -126,7 +129,7 @@ type rig struct {
 
 func newRig(t *testing.T, access Access, results ...fleet.Result) *rig {
 	t.Helper()
-	g := &rig{seen: &seen{results: map[string]fleet.Result{}, events: make(chan monitor.Event, 64)}, kept: &kept{}}
+	g := &rig{seen: &seen{results: map[string]fleet.Result{}, events: make(chan monitor.Event, 64)}}
 	for i, r := range results {
 		if r.At.IsZero() {
 			r.At = time.Now()
@@ -145,7 +148,8 @@ func newRig(t *testing.T, access Access, results ...fleet.Result) *rig {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = records.Close() })
-	g.server, err = New(Options{Store: records, Rollouts: g.kept, Access: access})
+	g.store = records
+	g.server, err = New(Options{Store: records, Access: access})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -275,7 +279,16 @@ func TestNothingThatAnInstanceSaysGetsOut(t *testing.T) {
 	r.Digest, r.BundleVersion, r.ConfigHash, r.Details = evil, evil, evil, true
 	r.Health, r.Err = fleet.Degraded, problem.New(problem.Unavailable, evil, evil)
 	g := newRig(t, Access{}, r, healthy("acme", "2026.04.3"))
-	g.kept.all = []Rollout{{ID: "1", Tag: evil, State: evil, Reason: evil, By: evil, Digest: evil, Started: time.Now(), Waves: []WaveState{{Name: evil, State: evil, Members: []Member{{Name: "evil", State: evil, From: evil, To: evil, Detail: evil}}}}}}
+	g.roll(t, rollout.Rollout{
+		ID: "1", Tag: evil, State: evil, Reason: evil, By: evil, Digest: evil, CatchUp: []string{evil}, Skipped: []rollout.Skipped{{Name: evil, Reason: evil}},
+		Waves: []rollout.WaveState{{Name: evil, State: evil, Members: []rollout.Member{{Name: "evil", State: evil, From: evil, To: evil, Detail: evil}}}},
+	})
+	if err := g.store.Remember(t.Context(), store.Batch{
+		Seen: time.Now(), Changes: []store.Change{{At: time.Now(), Name: "evil", What: store.ChangeVersion, From: evil, To: evil, Version: evil, Reason: evil}},
+		Opened: []store.Opening{{Incident: store.Incident{ID: "1", Name: "evil", Kind: evil, Opened: time.Now(), Summary: evil, Hint: evil, Silenced: evil}}},
+	}); err != nil {
+		t.Fatal(err)
+	}
 	for _, path := range []string{"/", "/?q=" + url.QueryEscape(evil), "/?l=" + url.QueryEscape(evil), "/?version=" + url.QueryEscape(evil), "/?sort=" + url.QueryEscape(evil), "/i/evil", "/i/" + url.PathEscape(evil), "/rollouts", "/rollouts/1", "/rollouts/" + url.PathEscape(evil), "/incidents", "/nowhere" + url.PathEscape(evil)} {
 		_, body := g.get(t, path)
 		if n := strings.Count(body, "<script"); n != 1 {
@@ -406,10 +419,11 @@ func TestAnEmptyFleetSaysHowToBegin(t *testing.T) {
 
 func TestOnlyTheTrustedProxyNamesAUser(t *testing.T) {
 	t.Parallel()
-	run := []Rollout{{ID: "r1", Tag: "stable", State: "running", Started: time.Now()}}
+	run := rollout.Rollout{ID: "r1", Tag: "stable", State: rollout.Running}
 	trusted := newRig(t, Access{Header: "X-Forwarded-User", Trusted: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}})
 	other := newRig(t, Access{Header: "X-Forwarded-User", Trusted: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}})
-	trusted.kept.all, other.kept.all = run, run
+	trusted.roll(t, run)
+	other.roll(t, run)
 	if _, body := trusted.get(t, "/rollouts/r1", "X-Forwarded-User", "anna@acme.com"); !strings.Contains(body, "anna@acme.com") || !strings.Contains(body, "abort-now") {
 		t.Error("the proxy's user is not signed in")
 	}
@@ -417,7 +431,7 @@ func TestOnlyTheTrustedProxyNamesAUser(t *testing.T) {
 		t.Error("anybody may say who they are")
 	}
 	for _, a := range []Access{{Header: "X-Forwarded-User"}, {Trusted: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}}, {Closed: true}, {File: "/nowhere"}} {
-		if _, err := New(Options{Store: other.server.o.Store, Rollouts: other.kept, Access: a}); !problem.Is(err, problem.Usage) {
+		if _, err := New(Options{Store: other.store, Access: a}); !problem.Is(err, problem.Usage) {
 			t.Errorf("%+v: %v", a, err)
 		}
 	}
@@ -426,7 +440,8 @@ func TestOnlyTheTrustedProxyNamesAUser(t *testing.T) {
 func TestAnOrderNeedsALoginAndTheFormOfItsSession(t *testing.T) {
 	t.Parallel()
 	g := newRig(t, Access{File: loginFile(t)})
-	g.kept.all = []Rollout{{ID: "r1", Tag: "stable", State: "running", Started: time.Now()}}
+	run := rollout.Rollout{ID: "r1", Tag: "stable", State: rollout.Running}
+	g.roll(t, run)
 	order := func(token string, headers ...string) int {
 		status, _, _ := g.do(t, http.MethodPost, "/rollouts/r1/orders", url.Values{"order": {"abort"}, "token": {token}}.Encode(), headers...)
 		return status
@@ -449,18 +464,17 @@ func TestAnOrderNeedsALoginAndTheFormOfItsSession(t *testing.T) {
 			t.Errorf("%s: %d", name, status)
 		}
 	}
-	if len(g.kept.given) != 0 {
-		t.Fatalf("orders were given: %v", g.kept.given)
+	if given := g.orders(t, "r1"); len(given) != 0 {
+		t.Fatalf("orders were given: %v", given)
 	}
 	if status := order(token, "Origin", g.url, "Sec-Fetch-Site", "same-origin"); status != http.StatusSeeOther {
 		t.Errorf("an order: %d", status)
 	}
-	if len(g.kept.given) != 1 || g.kept.given[0] != "r1 abort anna" {
-		t.Errorf("%v", g.kept.given)
+	if given := g.orders(t, "r1"); len(given) != 1 || given[0] != "abort by anna" {
+		t.Errorf("%v", given)
 	}
-	g.kept.mu.Lock()
-	g.kept.all[0].State, g.kept.all[0].Ended = "aborted", time.Now()
-	g.kept.mu.Unlock()
+	run.State, run.Ended = rollout.Aborted, time.Now()
+	g.roll(t, run)
 	if status := order(token); status != http.StatusConflict {
 		t.Errorf("an order to one that has ended: %d", status)
 	}

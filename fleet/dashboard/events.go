@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/keboola/agnes-the-ai-analyst/fleet/rollout"
 	"github.com/keboola/agnes-the-ai-analyst/fleet/store"
 )
 
@@ -25,7 +26,7 @@ const (
 	retryAfterMS = 2000
 
 	maxIncidents = 300
-	maxRollouts  = 100
+	maxRollouts  = 30
 )
 
 // hub tells open pages which rows have changed.
@@ -282,12 +283,12 @@ func (s *Server) summary(f filter) string {
 
 // tellOfStore tells a page to look again when what it shows was changed in the
 // store, by whichever process.
-func (s *Server) tellOfStore(ctx context.Context, out *stream, rollout string, incidents bool, have string) {
+func (s *Server) tellOfStore(ctx context.Context, out *stream, id string, incidents bool, have string) {
 	look := time.NewTicker(lookAtStore)
 	defer look.Stop()
 	quiet := 0
 	for {
-		is, err := s.storeDigest(ctx, rollout, incidents)
+		is, err := s.storeDigest(ctx, id, incidents)
 		if err != nil {
 			if ctx.Err() == nil {
 				s.log.Error("the store cannot be read", "error", err)
@@ -316,17 +317,22 @@ func (s *Server) tellOfStore(ctx context.Context, out *stream, rollout string, i
 	}
 }
 
-// storeDigest is what a change is seen by.
-func (s *Server) storeDigest(ctx context.Context, rollout string, incidents bool) (string, error) {
+// storeDigest is what a change of a page's records is seen by. A rollout of a large
+// fleet is a large document: it is not decoded for this.
+func (s *Server) storeDigest(ctx context.Context, id string, incidents bool) (string, error) {
 	switch {
 	case incidents:
 		all, err := s.o.Store.Incidents(ctx, store.IncidentQuery{Limit: maxIncidents})
 		return digest(all), err
-	case rollout != "":
-		one, err := s.o.Rollouts.Get(ctx, rollout)
-		return digest(one), err
+	case id != "":
+		one, err := s.o.Store.Rollout(ctx, id)
+		if err != nil {
+			return "", err
+		}
+		owner, _, _, err := rollout.Driver(ctx, s.o.Store)
+		return digest([]any{one, owner}), err
 	}
-	all, err := s.o.Rollouts.List(ctx, maxRollouts)
+	all, err := s.o.Store.Rollouts(ctx, 5)
 	return digest(all), err
 }
 

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/keboola/agnes-the-ai-analyst/fleet"
+	"github.com/keboola/agnes-the-ai-analyst/fleet/rollout"
 )
 
 // listen opens a page's stream and returns what it is told.
@@ -157,11 +158,11 @@ func TestAReaderThatDoesNotReadHoldsNobodyUp(t *testing.T) {
 func TestARolloutsPageIsToldOfEachStep(t *testing.T) {
 	t.Parallel()
 	g := newRig(t, Access{})
-	g.kept.all = []Rollout{{ID: "r1", Tag: "stable", State: "running", Started: time.Now()}}
+	run := rollout.Rollout{ID: "r1", Tag: "stable", State: rollout.Running, Started: time.Now()}
+	g.roll(t, run)
 	one, list := g.listen(t, g.eventsOf(t, "/rollouts/r1")), g.listen(t, g.eventsOf(t, "/rollouts"))
-	g.kept.mu.Lock()
-	g.kept.all[0].State = "paused"
-	g.kept.mu.Unlock()
+	run.State = rollout.Paused
+	g.roll(t, run)
 	if !next(t, one).Reload || !next(t, list).Reload {
 		t.Error("nobody was told")
 	}

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/keboola/agnes-the-ai-analyst/fleet/rollout"
 	"github.com/keboola/agnes-the-ai-analyst/fleet/store"
 	"github.com/keboola/agnes-the-ai-analyst/internal/cli"
 	"github.com/keboola/agnes-the-ai-analyst/internal/problem"
@@ -125,7 +126,7 @@ type overviewView struct {
 	Pages     []int
 	Last      int
 	Incidents []store.Incident
-	Rollouts  []Rollout // that run
+	Rollouts  []rollout.Rollout // that run
 	Empty     bool
 	Size      string // of the grid's cells
 	seq       int64
@@ -179,7 +180,7 @@ func (s *Server) overview(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, r, err)
 		return
 	}
-	rollouts, err := s.o.Rollouts.List(r.Context(), 20)
+	rollouts, err := s.lately(r.Context(), 5)
 	if err != nil {
 		s.fail(w, r, err)
 		return
@@ -260,9 +261,9 @@ func (v instanceView) events() string { return fmt.Sprintf("/events?i=%s&since=%
 
 // deployView is an instance's part in a rollout.
 type deployView struct {
-	Rollout Rollout
+	Rollout rollout.Rollout
 	Wave    string
-	Member  Member
+	Member  rollout.Member
 }
 
 func (s *Server) instancePage(w http.ResponseWriter, r *http.Request) {
@@ -297,7 +298,7 @@ func (s *Server) remembered(ctx context.Context, v *instanceView, now time.Time)
 	if v.Incidents, err = s.o.Store.Incidents(ctx, store.IncidentQuery{Name: v.Name, Limit: 20}); err != nil {
 		return err
 	}
-	rollouts, err := s.o.Rollouts.List(ctx, 50)
+	rollouts, err := s.lately(ctx, 12)
 	if err != nil {
 		return err
 	}

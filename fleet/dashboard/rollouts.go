@@ -3,54 +3,27 @@ package dashboard
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/url"
-	"time"
 
+	"github.com/keboola/agnes-the-ai-analyst/fleet/rollout"
 	"github.com/keboola/agnes-the-ai-analyst/internal/cli"
 	"github.com/keboola/agnes-the-ai-analyst/internal/problem"
 )
 
-// Rollouts is where rollouts are read, and orders given.
-type Rollouts interface {
-	List(ctx context.Context, limit int) ([]Rollout, error)
-	Get(ctx context.Context, id string) (Rollout, error)
-	Give(ctx context.Context, id, verb, by string) error
-}
-
-// Rollout is one.
-type Rollout struct {
-	ID, Image, Tag, Digest, Version, State, Reason string
-	Started, Ended                                 time.Time
-	By                                             string
-	Waves                                          []WaveState
-}
-
-// WaveState is one of its waves.
-type WaveState struct {
-	Name, State string
-	Began       time.Time
-	Members     []Member
-}
-
-// Member is one instance in it.
-type Member struct {
-	Name, Delivery, State, From, To, Detail string
-	Since                                   time.Time
-}
-
 // running reports whether a rollout has not ended.
-func running(r Rollout) bool { return r.Ended.IsZero() }
+func running(r rollout.Rollout) bool { return !r.State.Ended() }
 
 // can reports whether an order makes sense now.
-func can(r Rollout, verb string) bool {
-	switch verb {
-	case "pause":
-		return r.State == "running"
-	case "resume":
-		return r.State == "paused" || r.State == "pausing" || r.State == "stopped"
-	case "abort":
-		return running(r) && r.State != "aborting"
+func can(r rollout.Rollout, verb string) bool {
+	switch rollout.Verb(verb) {
+	case rollout.Pause:
+		return r.State == rollout.Running
+	case rollout.Resume:
+		return r.State == rollout.Paused || r.State == rollout.Pausing || r.State == rollout.Stopped
+	case rollout.Abort:
+		return running(r) && r.State != rollout.Aborting
 	}
 	return false
 }
@@ -61,7 +34,7 @@ type tally struct {
 	by                 map[string]int
 }
 
-func (t *tally) add(members []Member) {
+func (t *tally) add(members []rollout.Member) {
 	for _, m := range members {
 		t.Members++
 		t.by[tone(m.State)]++
@@ -69,7 +42,7 @@ func (t *tally) add(members []Member) {
 	t.Done, t.Bad = t.by["good"], t.by["bad"]
 }
 
-func tallyOf(r Rollout) tally {
+func tallyOf(r rollout.Rollout) tally {
 	t := tally{by: map[string]int{}}
 	for _, w := range r.Waves {
 		t.add(w.Members)
@@ -77,23 +50,49 @@ func tallyOf(r Rollout) tally {
 	return t
 }
 
-func tallyOfWave(w WaveState) tally {
+func tallyOfWave(w rollout.WaveState) tally {
 	t := tally{by: map[string]int{}}
 	t.add(w.Members)
 	return t
 }
 
-// tone is how a state of a rollout, a wave or a member is colored.
+// tone is how a state of a rollout, a wave or a member is colored: good, busy, held,
+// bad or idle.
 func tone(state any) string {
-	switch fmt.Sprint(state) {
-	case "done", "passed", "taken":
-		return "good"
-	case "failed", "aborted", "stopped", "bad", "reverted", "astray":
-		return "bad"
-	case "running", "taking", "soaking", "reverting":
-		return "busy"
-	case "paused", "pausing", "stopping", "aborting", "unreachable", "unclear":
-		return "held"
+	switch s := state.(type) {
+	case rollout.State:
+		switch s {
+		case rollout.Done:
+			return "good"
+		case rollout.Running:
+			return "busy"
+		case rollout.Pausing, rollout.Paused, rollout.Stopping, rollout.Aborting:
+			return "held"
+		case rollout.Stopped, rollout.Reverting, rollout.Failed, rollout.Aborted:
+			return "bad"
+		}
+	case rollout.WaveStage:
+		switch s {
+		case rollout.WavePassed:
+			return "good"
+		case rollout.WaveTaking, rollout.WaveSoaking:
+			return "busy"
+		case rollout.WaveFailed:
+			return "bad"
+		case rollout.WaveWaiting, rollout.WaveLeftOver:
+		}
+	case rollout.MemberState:
+		switch s {
+		case rollout.Taken:
+			return "good"
+		case rollout.Taking, rollout.TakingBack:
+			return "busy"
+		case rollout.Unreached, rollout.Unclear:
+			return "held"
+		case rollout.Bad, rollout.FailedBack, rollout.Reverted, rollout.Astray:
+			return "bad"
+		case rollout.Waiting:
+		}
 	}
 	return "idle"
 }
@@ -125,39 +124,85 @@ func barsOfTally(t tally) []bar {
 	return bars([]string{"good", "busy", "held", "bad"}, t.by, t.Members)
 }
 
-type rolloutsView struct{ Rollouts []Rollout }
+// lately returns the last rollouts, newest first. Those that have ended are kept
+// decoded, since they do not change.
+func (s *Server) lately(ctx context.Context, limit int) ([]rollout.Rollout, error) {
+	records, err := s.o.Store.Rollouts(ctx, limit)
+	if err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	kept := map[string]rollout.Rollout{}
+	all := make([]rollout.Rollout, 0, len(records))
+	for _, record := range records {
+		one, known := s.ended[record.ID]
+		if !known {
+			if one, err = rollout.Decode(record); err != nil {
+				return nil, err
+			}
+		}
+		if one.State.Ended() {
+			kept[one.ID] = one
+		}
+		all = append(all, one)
+	}
+	if limit == maxRollouts {
+		s.ended = kept // forgets those that are older
+	} else {
+		maps.Copy(s.ended, kept)
+	}
+	return all, nil
+}
 
-func (v rolloutsView) events() string { return "/events?rollouts=1&have=" + digest(v.Rollouts) }
+type rolloutsView struct {
+	Rollouts []rollout.Rollout
+	have     string
+}
+
+func (v rolloutsView) events() string { return "/events?rollouts=1&have=" + v.have }
 
 func (s *Server) rolloutsPage(w http.ResponseWriter, r *http.Request) {
-	all, err := s.o.Rollouts.List(r.Context(), maxRollouts)
+	v := rolloutsView{}
+	var err error
+	if v.have, err = s.storeDigest(r.Context(), "", false); err == nil {
+		v.Rollouts, err = s.lately(r.Context(), maxRollouts)
+	}
 	if err != nil {
 		s.fail(w, r, err)
 		return
 	}
-	s.render(w, r, http.StatusOK, "rollouts", "Rollouts", rolloutsView{all})
+	s.render(w, r, http.StatusOK, "rollouts", "Rollouts", v)
 }
 
 type rolloutView struct {
-	Rollout
-	Given string // the order that was just given
+	rollout.Rollout
+	Given  string // the order that was just given
+	Driver string // who drives it; empty: nobody does
+	have   string
 }
 
 func (v rolloutView) events() string {
-	return "/events?have=" + digest(v.Rollout) + "&rollout=" + url.QueryEscape(v.ID)
+	return "/events?have=" + v.have + "&rollout=" + url.QueryEscape(v.ID)
 }
 
 func (s *Server) rolloutPage(w http.ResponseWriter, r *http.Request) {
-	one, err := s.o.Rollouts.Get(r.Context(), r.PathValue("id"))
+	v := rolloutView{}
+	var err error
+	if v.have, err = s.storeDigest(r.Context(), r.PathValue("id"), false); err == nil {
+		v.Rollout, err = rollout.Get(r.Context(), s.o.Store, r.PathValue("id"))
+	}
+	if err == nil {
+		v.Driver, _, _, err = rollout.Driver(r.Context(), s.o.Store)
+	}
 	if err != nil {
 		s.fail(w, r, err)
 		return
 	}
-	v := rolloutView{Rollout: one}
 	if given := r.URL.Query().Get("given"); given == "pause" || given == "resume" || given == "abort" {
 		v.Given = given
 	}
-	s.render(w, r, http.StatusOK, "rollout", "Rollout of "+cli.Sanitize(one.Tag), v)
+	s.render(w, r, http.StatusOK, "rollout", "Rollout of "+cli.Sanitize(v.Tag), v)
 }
 
 // giveOrder takes pause, resume or abort from a signed-in user.
@@ -168,16 +213,16 @@ func (s *Server) giveOrder(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	id, verb := r.PathValue("id"), r.PostFormValue("order")
-	one, err := s.o.Rollouts.Get(r.Context(), id)
+	one, err := rollout.Get(r.Context(), s.o.Store, id)
 	if err != nil {
 		s.fail(w, r, err)
 		return
 	}
 	if !can(one, verb) {
-		s.fail(w, r, problem.New(problem.Conflict, fmt.Sprintf("A rollout that is %s takes no order %q.", cli.Sanitize(one.State), cli.Sanitize(verb)), "Open its page again and see where it is."))
+		s.fail(w, r, problem.New(problem.Conflict, fmt.Sprintf("A rollout that is %s takes no order %q.", one.State, cli.Sanitize(verb)), "Open its page again and see where it is."))
 		return
 	}
-	if err := s.o.Rollouts.Give(r.Context(), id, verb, v.User); err != nil {
+	if err := rollout.Give(r.Context(), s.o.Store, id, rollout.Verb(verb), v.User); err != nil {
 		s.fail(w, r, err)
 		return
 	}

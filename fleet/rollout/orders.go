@@ -18,7 +18,7 @@ func List(ctx context.Context, s *store.Store, limit int) ([]Rollout, error) {
 	}
 	list := make([]Rollout, 0, len(records))
 	for _, record := range records {
-		r, err := decode(record)
+		r, err := Decode(record)
 		if err != nil {
 			return nil, err
 		}
@@ -33,10 +33,11 @@ func Get(ctx context.Context, s *store.Store, id string) (Rollout, error) {
 	if err != nil {
 		return Rollout{}, err
 	}
-	return decode(record)
+	return Decode(record)
 }
 
-func decode(record store.Rollout) (r Rollout, err error) {
+// Decode reads the document of a record.
+func Decode(record store.Rollout) (r Rollout, err error) {
 	if err := json.Unmarshal(record.Doc, &r); err != nil {
 		return r, problem.Wrap(err, problem.Internal, fmt.Sprintf("The rollout %s in the fleet's database cannot be read.", record.ID), "Use the agnesctl that wrote it, or a newer one.")
 	}
