@@ -331,13 +331,3 @@ func (m *Monitor) Condition() Condition {
 	defer m.mu.Unlock()
 	return Condition{Rounds: m.rounds.Load(), Missed: m.missed.Load(), Store: m.trouble}
 }
-
-// Condition is how the monitor itself is.
-type Condition struct {
-	Rounds int64  // probes that were made
-	Missed int64  // rounds that were left out, since the workers did not keep up
-	Store  string // why the store does not take what is learned; empty while it does
-}
-
-// Condition returns how the monitor is.
-func (m *Monitor) Condition() Condition { return Condition{} }
