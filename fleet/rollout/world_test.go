@@ -181,7 +181,7 @@ func waves(t testing.TB, rest fleet.Limit) []fleet.Wave {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return []fleet.Wave{{Name: "canary", Match: first, Soak: 10 * time.Minute}, {Name: "rest", Soak: time.Minute, MaxUnavailable: rest}}
+	return []fleet.Wave{{Name: "canary", Match: first, Soak: 2 * time.Minute}, {Name: "rest", Soak: time.Minute, MaxUnavailable: rest}}
 }
 
 func plan(t testing.TB, instances []fleet.Instance, rest fleet.Limit) rollout.Rollout {
@@ -206,6 +206,7 @@ type stage struct {
 	world     *world
 	instances []fleet.Instance
 	deliver   rollout.Deliverer
+	probe     func(context.Context, fleet.Instance) fleet.Result
 	stay      bool
 	notify    func(rollout.Event)
 }
@@ -219,7 +220,7 @@ func newStage(t *testing.T, instances []fleet.Instance) *stage {
 	}
 	t.Cleanup(func() { _ = s.Close() })
 	w := newWorld(instances)
-	return &stage{t: t, s: s, dir: dir, world: w, instances: instances, deliver: w}
+	return &stage{t: t, s: s, dir: dir, world: w, instances: instances, deliver: w, probe: w.Probe}
 }
 
 func (st *stage) acquire() *rollout.Lease {
@@ -234,8 +235,8 @@ func (st *stage) acquire() *rollout.Lease {
 func (st *stage) engine() *rollout.Engine {
 	st.t.Helper()
 	e, err := rollout.New(rollout.Options{
-		Store: st.s, Deliver: map[string]rollout.Deliverer{fleet.Push: st.deliver, fleet.Pull: st.deliver}, Probe: st.world.Probe,
-		Instances: st.instances, Audit: filepath.Join(st.dir, rollout.AuditFile), Stay: st.stay,
+		Store: st.s, Deliver: map[string]rollout.Deliverer{fleet.Push: st.deliver, fleet.Pull: st.deliver}, Probe: st.probe,
+		Instances: st.instances, Audit: filepath.Join(st.dir, rollout.AuditFile), Stay: st.stay, Poll: 5 * time.Second,
 		Notify: func(_ context.Context, e rollout.Event) {
 			if st.notify != nil {
 				st.notify(e)
