@@ -302,6 +302,7 @@ func (f *rolloutFlags) begin(ctx context.Context, s *store.Store) error {
 	}
 	if r.Size() == 0 {
 		f.note("Nothing is to be done.")
+		r.State, r.Reason = rollout.Done, "every instance runs it already, or is left alone"
 		return f.print(r)
 	}
 	if err := f.agreed(r); err != nil {
@@ -331,7 +332,7 @@ func (f *rolloutFlags) planNotes(r rollout.Rollout) {
 	if f.dryRun && f.format == cli.Table {
 		return // it is the answer
 	}
-	f.note("%s of %s to %s (%s), of %d skipped:", plural(r.Size(), "member"), f.file, cmp.Or(r.Version, r.Tag), r.Digest, len(r.Skipped))
+	f.note("%s to take to %s (%s), %d left alone.", plural(r.Size(), "instance"), cmp.Or(r.Version, r.Tag), r.Digest, len(r.Skipped))
 	for _, w := range r.Waves {
 		var names []string
 		for _, m := range w.Members {
@@ -400,6 +401,7 @@ func newRolloutID(now time.Time) string {
 }
 
 func (f *rolloutFlags) print(r rollout.Rollout) error {
+	r.Unsaid = nil // the audit has them
 	return cli.Print(f.env.Stdout, f.format, r, func(g *cli.Grid) { rolloutGrid(g, r) })
 }
 
@@ -431,6 +433,9 @@ func (f *rolloutFlags) printList(ctx context.Context, s *store.Store) error {
 	list, err := rollout.List(ctx, s, 100)
 	if err != nil {
 		return err
+	}
+	for i := range list {
+		list[i].Unsaid = nil
 	}
 	return cli.Print(f.env.Stdout, f.format, list, func(g *cli.Grid) {
 		g.Row("ID", "TO", "STATE", "MEMBERS", "BEGAN", "BY", "BECAUSE")

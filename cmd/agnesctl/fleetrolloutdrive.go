@@ -167,6 +167,9 @@ func (f *rolloutFlags) drive(ctx context.Context, s *store.Store, inventory *fle
 	if err := f.print(r); err != nil {
 		return err
 	}
+	if f.abort != "" && r.State == rollout.Aborted {
+		return nil // as it was ordered
+	}
 	return rolloutError(ctx, r)
 }
 

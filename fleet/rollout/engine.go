@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"log/slog"
 	"sync"
 	"time"
@@ -94,13 +93,6 @@ func (e *Engine) Run(ctx context.Context, lease *Lease, r Rollout) (Rollout, err
 	defer l.leave()
 	if err := l.record(work, r.Unsaid); err != nil {
 		return r, err
-	}
-	if r.Events == 0 { // its first line
-		s := step{r: r.clone(), in: Input{Now: time.Now()}, who: r.By}
-		s.say(nil, nil, "started", fmt.Sprintf("%d waves", len(r.Waves)))
-		if err := l.save(work, s.r); err != nil {
-			return r, err
-		}
 	}
 	tick := time.NewTicker(e.o.Poll)
 	defer tick.Stop()

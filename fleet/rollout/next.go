@@ -225,6 +225,9 @@ func (s *step) happened(seen Seen) {
 // once takes one step by itself and reports whether there was one to take.
 func (s *step) once() bool {
 	switch s.r.State {
+	case Planned:
+		s.enter(Running, "")
+		return true
 	case Running:
 		return s.run()
 	case Pausing, Stopping:

@@ -51,7 +51,7 @@ const canarySoak = 10 * time.Minute
 func NewPlan(o PlanOptions) (Rollout, error) {
 	r := Rollout{
 		ID: o.ID, Image: o.Target.Image, Tag: o.Target.Tag, Digest: o.Target.Digest, Version: o.Target.Version, Channel: o.Target.Channel,
-		State: Running, Started: o.Now.UTC(), By: o.By, Skipped: []Skipped{}, Waves: []WaveState{}, CatchUp: []string{},
+		State: Planned, Started: o.Now.UTC(), By: o.By, Skipped: []Skipped{}, Waves: []WaveState{}, CatchUp: []string{},
 		ArriveWithin: Span(o.ArriveWithin), ErrorBudget: o.ErrorBudget,
 	}
 	assigned, err := o.Inventory.Assign(o.Inventory.Waves)

@@ -33,6 +33,9 @@ func (p *Push) Look(ctx context.Context, j Job) (deploy.Image, *deploy.Desired, 
 func (p *Push) inspect(ctx context.Context, j Job) (status deploy.Status, err error) {
 	err = p.on(j, func(o deploy.Options) error {
 		if _, err := o.Shell.Run(ctx, deploy.Command{Args: []string{"true"}}); err != nil {
+			if k := problem.As(err).Kind; k != problem.Unavailable && k != problem.Timeout {
+				return err // a key that nobody knows is the operator's to mend, on all hosts
+			}
 			return problem.Wrap(err, problem.Unavailable, "its host cannot be reached", "See why: agnesctl host status --host "+j.Instance.Host).WithCode(codeAway)
 		}
 		var err error
@@ -160,6 +163,8 @@ func (p *Push) Back(ctx context.Context, j Job) Outcome {
 	was := j.Before.Image
 	runs := status.Running
 	switch {
+	case was.Digest == j.Target.Digest:
+		return Outcome{What: Home, Detail: "ran it before", Runs: runs.Version}
 	case runs.Digest != j.Target.Digest && (runs.Digest == was.Digest || runs.ID == was.ID):
 		return Outcome{What: Home, Detail: "runs " + runs.Name(), Runs: runs.Version}
 	case runs.Digest != j.Target.Digest:

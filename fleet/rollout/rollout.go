@@ -30,6 +30,7 @@ type State string
 // The states. Paused and Stopped can be resumed; Done, Failed and Aborted are
 // the end.
 const (
+	Planned   State = "planned" // nothing has begun
 	Running   State = "running"
 	Pausing   State = "pausing"   // somebody wants a pause; what is under way is finished
 	Paused    State = "paused"    // nothing begins until somebody resumes

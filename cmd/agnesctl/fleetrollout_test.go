@@ -1,0 +1,112 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/keboola/agnes-the-ai-analyst/agent/api"
+	"github.com/keboola/agnes-the-ai-analyst/fleet/deploy"
+	"github.com/keboola/agnes-the-ai-analyst/internal/golden"
+	"github.com/keboola/agnes-the-ai-analyst/release/oci/ocitest"
+)
+
+// pulled is an instance on a host that reads what it shall run from the fleet's
+// repository, whenever somebody asks it how it is.
+type pulled struct {
+	mu         sync.Mutex
+	repo, name string
+	runs       string
+	status     string
+	stuck      bool // its host's timer does not run
+	sick       string
+}
+
+func (p *pulled) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	text, err := exec.CommandContext(r.Context(), "git", "--git-dir", p.repo, "show", "main:desired/"+p.name+".json").Output() //nolint:gosec // a test's own names
+	var d deploy.Desired
+	if err == nil && json.Unmarshal(text, &d) == nil && !p.stuck {
+		_, p.runs, _ = strings.Cut(d.Tag, "-")
+	}
+	p.status = api.Healthy
+	if p.sick == p.runs {
+		p.status = api.Unhealthy
+	}
+	w.Header().Set("Content-Type", "application/json")
+	_ = json.NewEncoder(w).Encode(api.Health{Status: p.status, Version: p.runs, Channel: "stable", Warnings: []string{}, Services: map[string]api.ServiceHealth{}, Phase: "serving"})
+}
+
+type pulledKey struct{}
+
+// TestRolloutScripts runs rollouts over three instances that come by themselves.
+func TestRolloutScripts(t *testing.T) {
+	t.Parallel()
+	registry := ocitest.New(t)
+	for version, tag := range map[string]string{"2026.04.2": "stable-2026.04.2", "2026.04.3": "stable"} {
+		m := registry.Push(t, ocitest.Image{Text: version, Labels: map[string]string{"org.opencontainers.image.version": version, "io.agnes.channel": "stable"}})
+		registry.SetTag(t, m, tag)
+		if tag != "stable" {
+			registry.SetTag(t, m, "deprecated-"+version)
+		}
+	}
+	golden.Scripts(t, golden.Suite{
+		Dir:      "testdata/rollout",
+		Programs: map[string]golden.Program{"agnesctl": run},
+		Cmds:     map[string]func(*testscript.TestScript, bool, []string){"host": turnHost},
+		Setup: func(env *testscript.Env) error {
+			env.Setenv("HOME", filepath.Join(env.WorkDir, "home"))
+			env.Setenv("GIT_CONFIG_GLOBAL", "/dev/null")
+			bare, work := filepath.Join(env.WorkDir, "fleet.git"), filepath.Join(env.WorkDir, "fleet")
+			hosts := map[string]*pulled{}
+			text := "image: " + registry.Repository() + "\nwaves:\n  - {name: canary, match: {tier: canary}}\n  - {name: rest, max_unavailable: 2}\ninstances:\n"
+			for _, name := range []string{"acme", "bolt", "cube"} {
+				p := &pulled{repo: bare, name: name, runs: "2026.04.1"}
+				server := httptest.NewServer(p)
+				env.Defer(server.Close)
+				hosts[name] = p
+				tier := map[bool]string{true: "canary", false: "other"}[name == "acme"]
+				text += fmt.Sprintf("  - {name: %s, url: %q, labels: {tier: %s}}\n", name, server.URL, tier)
+			}
+			env.Values[pulledKey{}] = hosts
+			for _, args := range [][]string{
+				{"init", "-q", "--bare", "-b", "main", bare}, {"init", "-q", "-b", "main", work}, {"-C", work, "remote", "add", "origin", bare},
+				{"-C", work, "add", "."}, {"-C", work, "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "the fleet"}, {"-C", work, "push", "-q", "origin", "main"},
+			} {
+				if args[0] == "-C" && args[2] == "add" {
+					if err := os.WriteFile(filepath.Join(work, "fleet.yaml"), []byte(text), 0o600); err != nil {
+						return err
+					}
+				}
+				if out, err := exec.Command("git", args...).CombinedOutput(); err != nil { //nolint:gosec // a test's own words
+					return fmt.Errorf("git %v: %w\n%s", args, err, out)
+				}
+			}
+			return nil
+		},
+	})
+}
+
+// turnHost is the script command `host NAME stuck|well|sick VERSION`.
+func turnHost(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: host NAME stuck|well|sick [VERSION]")
+	}
+	p := ts.Value(pulledKey{}).(map[string]*pulled)[args[0]]
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.stuck, p.sick = args[1] == "stuck", ""
+	if args[1] == "sick" {
+		p.sick = args[2]
+	}
+}
