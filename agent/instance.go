@@ -373,11 +373,15 @@ func (i *Instance) WatchUpdates() (err error) {
 
 // update returns what is known of the running version.
 func (i *Instance) update() api.Update {
-	if i.updates == nil {
-		return api.Update{}
+	var u api.Update
+	if failed := i.Settings().Get(settings.UpdateFailed); failed != i.Settings().Get(settings.ImageDigest) {
+		u.Failed = failed
 	}
-	s := i.updates.Status()
-	return api.Update{Deprecated: s.Deprecated, Latest: s.Latest}
+	if i.updates != nil {
+		s := i.updates.Status()
+		u.Deprecated, u.Latest = s.Deprecated, s.Latest
+	}
+	return u
 }
 
 // Layout returns where the instance keeps its files.

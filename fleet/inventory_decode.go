@@ -485,7 +485,7 @@ func (d *decoder) unknown(p pair, s *shape, key string) {
 	switch near := nearest(p.key, known); {
 	case near != "":
 		hint = "Did you mean " + near + "?"
-	case key == "" && (p.key == keyWaves || p.key == keyImage):
+	case key == "" && (p.key == keyWaves || p.key == keyImage || p.key == keyRollout):
 		hint = "Move it to the first file: it holds for the whole fleet."
 	}
 	d.faults.add(p.at, fmt.Sprintf("%sexpected one of the keys %s, found %q", prefixed(key), strings.Join(known, ", "), short(p.key)), hint)

@@ -137,6 +137,19 @@ const (
 	alone = "instances:\n  - {name: acme, url: https://acme.com}\n"
 )
 
+func TestWhatHoldsForRolloutsHasDefaults(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]fleet.RolloutPolicy{
+		"": {Desired: "desired", MaxUnreachable: fleet.Limit{Percent: 5}, ArriveWithin: 2 * time.Hour, ErrorBudget: 10},
+		"rollout: {desired: ops/wanted, max_unreachable: 0, arrive_within: 30m, error_budget: 0}\n": {Desired: "ops/wanted", ArriveWithin: 30 * time.Minute},
+		"rollout: {max_unreachable: 20%}\n": {Desired: "desired", MaxUnreachable: fleet.Limit{Percent: 20}, ArriveWithin: 2 * time.Hour, ErrorBudget: 10},
+	} {
+		if got := load(t, map[string]string{"fleet.yaml": text + alone}).Rollout; got != want {
+			t.Errorf("%q gives %+v, want %+v", text, got, want)
+		}
+	}
+}
+
 // bad are files with one fault each. The JSON Schema finds those that it can
 // know of; the decoder finds all.
 var bad = []struct {
@@ -146,7 +159,7 @@ var bad = []struct {
 	schema     bool // the JSON Schema refuses it, too
 }{
 	{"an unknown key", one + ", chanel: dev}\n", `2:41: instances[0] (acme): expected one of the keys name, url, channel, pin, host, cloud, labels, token, config_hash, interval, timeout, tls, max_data_age, found "chanel"`, "Did you mean channel?", true},
-	{"an unknown key at the top", alone + "wave: []\n", `3:1: expected one of the keys image, waves, watch, maintenance, alerts, include, defaults, instances, found "wave"`, "Did you mean waves?", true},
+	{"an unknown key at the top", alone + "wave: []\n", `3:1: expected one of the keys image, waves, rollout, watch, maintenance, alerts, include, defaults, instances, found "wave"`, "Did you mean waves?", true},
 	{"a wrong type", "instances:\n  - name: 12\n    url: https://acme.com\n", `2:11: instances[0].name: expected a name of small letters, digits and -, 63 at most, such as acme, found the number 12`, `Quote it, so that it is text: "12"`, true},
 	{"a label that is no text", one + ", labels: {beta: true}}\n", "2:56: instances[0] (acme).labels.beta: expected a label's value, such as canary, found the truth value true", `"true"`, true},
 	{"nothing as a list", "instances:\n", "1:12: instances: expected a list of instances, found nothing", "Write [] for none.", true},
@@ -191,6 +204,12 @@ var bad = []struct {
 	{"a limit of none in percent", "waves: [{name: a, max_unavailable: 0%}]\n" + alone, `1:36: waves[0] (a).max_unavailable: expected a share from 1% to 100%, found "0%"`, "", true},
 	{"a limit that is a list", "waves: [{name: a, max_unavailable: [1]}]\n" + alone, "1:36: waves[0] (a).max_unavailable: expected a number from 1, or a share such as 10%, found a list", "", true},
 	{"a soak without end", "waves: [{name: a, soak: 1000h}]\n" + alone, `1:25: waves[0] (a).soak: expected a duration from 0s to 168h, such as 10m, found "1000h"`, "", false},
+	{"a rollout's budget below none", "rollout: {max_unreachable: -1}\n" + alone, "1:28: rollout.max_unreachable: expected a whole number from 0, found the number -1", "", true},
+	{"a rollout's budget of no share", "rollout: {max_unreachable: 0%}\n" + alone, `1:28: rollout.max_unreachable: expected a share from 1% to 100%, found "0%"`, "", true},
+	{"an error budget in text", "rollout: {error_budget: 5%}\n" + alone, `1:25: rollout.error_budget: expected a whole number from 0 to 100, found the text "5%"`, "", true},
+	{"a window that is too short", "rollout: {arrive_within: 5ms}\n" + alone, `1:26: rollout.arrive_within: expected a duration from 1s to 168h, such as 2h, found "5ms"`, "", false},
+	{"a folder outside", "rollout: {desired: ../desired}\n" + alone, `1:20: rollout.desired: expected a folder below that of the first file, such as desired, found "../desired"`, "", true},
+	{"an unknown key of rollouts", "rollout: {budget: 5}\n" + alone, "1:11: rollout: expected one of the keys desired, max_unreachable, arrive_within, error_budget, found \"budget\"", "", true},
 	{"a selector that is none", "waves: [{name: a, match: 'tier in canary'}, {name: b}]\n" + alone, `1:26: waves[0] (a).match: expected ( at character 9 of the selector, found "canary"`, "region in (eu,us)", false},
 	{"a judge for both sides", "watch: {judge: 1/3}\n" + alone, "1:16: watch.judge: Expected M of N with N/2 < M <= N <= 64, found 1 of 3.", "2 of 3", false},
 	{"a time without an end", "maintenance: [{from: 2026-05-01T20:00:00Z}]\n" + alone, "1:15: maintenance: expected the keys from and to, or weekly, found less", "weekly", false},

@@ -58,6 +58,7 @@ type Result struct {
 	Warnings                        []string
 	Deprecated                      bool
 	Latest                          string // a newer version of its channel, where it knows one
+	UpdateFailed                    string // digest of an image that its host took back because it failed
 
 	// Of GET /api/health/details, where the inventory has a token.
 	Details                           bool // they were read

@@ -274,7 +274,7 @@ func (x *exchange) judge(h api.Health) *problem.Error {
 	r.Health = Health(h.Status)
 	r.Version, r.Channel, r.Commit, r.Phase = clip(h.Version), clip(h.Channel), clip(h.Commit), clip(h.Phase)
 	r.SchemaVersion, r.SetupRequired = h.SchemaVersion, h.SetupRequired
-	r.Deprecated, r.Latest = h.Update.Deprecated, clip(h.Update.Latest)
+	r.Deprecated, r.Latest, r.UpdateFailed = h.Update.Deprecated, clip(h.Update.Latest), digestOf(h.Update.Failed)
 	for _, w := range h.Warnings[:min(len(h.Warnings), maxWarnings)] {
 		r.Warnings = append(r.Warnings, clip(w))
 	}

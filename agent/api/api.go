@@ -70,6 +70,7 @@ type Health struct {
 type Update struct {
 	Deprecated bool   `json:"deprecated" doc:"Whether the registry marks the running version as deprecated; warnings says so too."`
 	Latest     string `json:"latest,omitempty" doc:"A newer version of the channel that is not deprecated, where one is known."`
+	Failed     string `json:"failed,omitempty" doc:"Digest of an image that a deploy tried here and took back, because it failed."`
 }
 
 // ServiceHealth is the state of one part, with the way to mend it.

@@ -80,6 +80,20 @@ func TestADeprecatedInstanceSaysSoAndIsAsHealthyAsBefore(t *testing.T) {
 	})
 }
 
+func TestHealthSaysWhichImageFailedHere(t *testing.T) {
+	t.Parallel()
+	for failed, want := range map[string]string{"sha256:bad": "sha256:bad", "sha256:runs": "", "": ""} {
+		w := newWorld(t, func(o *worldOptions) {
+			o.env["AGNES_IMAGE_DIGEST"], o.env["AGNES_UPDATE_FAILED"] = "sha256:runs", failed
+		})
+		var h api.Health
+		w.call("GET", "/api/health", "", nil).into(t, &h)
+		if h.Update.Failed != want {
+			t.Errorf("with %q recorded, health says %q, want %q", failed, h.Update.Failed, want)
+		}
+	}
+}
+
 func TestDetailsSayWhatADeployRecorded(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

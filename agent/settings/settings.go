@@ -44,6 +44,7 @@ const (
 	ImageDigest   = "image_digest"
 	BundleVersion = "bundle_version"
 	UpdateCheck   = "update_check"
+	UpdateFailed  = "update_failed"
 	ExtensionDir  = "extension_dir"
 
 	BackupSchedule = "backup_schedule"
@@ -96,6 +97,7 @@ func All() []Setting {
 		{Key: Image, Env: "AGNES_IMAGE", Default: "ghcr.io/keboola/agnes-the-ai-analyst", Help: "Image repository that this instance is deployed from; it is asked whether the running version is deprecated."},
 		{Key: ImageDigest, Env: "AGNES_IMAGE_DIGEST", Recorded: true, Help: "Digest of the running image, recorded by the deploy."},
 		{Key: BundleVersion, Env: "AGNES_BUNDLE_VERSION", Recorded: true, Help: "Version of the compose files and scripts on the host, recorded by the deploy."},
+		{Key: UpdateFailed, Env: "AGNES_UPDATE_FAILED", Recorded: true, Help: "Digest of an image that failed here and was taken back, recorded by the deploy."},
 		{Key: UpdateCheck, Env: "AGNES_UPDATE_CHECK", Default: "on", OneOf: []string{"on", "off"}, Help: "off never asks the registry whether the running version is deprecated."},
 		{Key: BackupSchedule, Env: "AGNES_BACKUP_SCHEDULE", Default: "daily 03:00", Help: "When backups are made by themselves: daily HH:MM (UTC, some minutes later on each instance), hourly or off."},
 		{Key: BackupKeep, Env: "AGNES_BACKUP_KEEP", Default: "7", Help: "How many days of scheduled backups are kept, the newest of each day; as many of those that were asked for are kept apart."},

@@ -106,7 +106,7 @@ func TestTheHashIsOfWhatIsChosen(t *testing.T) {
 	plain := hash(nil)
 	for name, vars := range map[string]map[string]string{
 		"again":                    nil,
-		"after a deploy":           {"AGNES_IMAGE_DIGEST": "sha256:abc", "AGNES_BUNDLE_VERSION": "2026.04.3"},
+		"after a deploy":           {"AGNES_IMAGE_DIGEST": "sha256:abc", "AGNES_BUNDLE_VERSION": "2026.04.3", "AGNES_UPDATE_FAILED": "sha256:def"},
 		"with a default spelt out": {"AGNES_UPDATE_CHECK": "on"},
 	} {
 		if hash(vars) != plain {

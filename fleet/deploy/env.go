@@ -12,11 +12,12 @@ const (
 	envTag    = "AGNES_TAG"
 	envDigest = "AGNES_IMAGE_DIGEST"
 	envBundle = "AGNES_BUNDLE_VERSION"
+	envFailed = "AGNES_UPDATE_FAILED" // digest of an image that was taken back because it failed; the instance's health says it
 )
 
 // envOf returns the .env lines that make compose run an image.
 func envOf(i Image) map[string]string {
-	return map[string]string{envImage: i.Repository, envTag: i.Tag, envDigest: i.Digest, envBundle: i.Version}
+	return map[string]string{envImage: i.Repository, envTag: i.Tag, envDigest: i.Digest, envBundle: i.Version, envFailed: ""}
 }
 
 // editEnv sets variables in the text of an .env file. A variable that stands
@@ -39,7 +40,7 @@ func editEnv(text []byte, set map[string]string) []byte {
 	if n := out.Len(); n > 0 && out.Bytes()[n-1] != '\n' {
 		out.WriteByte('\n')
 	}
-	for _, name := range []string{envImage, envTag, envDigest, envBundle} {
+	for _, name := range []string{envImage, envTag, envDigest, envBundle, envFailed} {
 		if value := set[name]; value != "" && !seen[name] {
 			out.WriteString(name + "=" + value + "\n")
 		}

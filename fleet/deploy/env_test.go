@@ -1,6 +1,10 @@
 package deploy
 
-import "testing"
+import (
+	"testing"
+
+	"github.com/keboola/agnes-the-ai-analyst/fleet/smoke"
+)
 
 func TestOnlyOurLinesOfEnvChange(t *testing.T) {
 	t.Parallel()
@@ -22,6 +26,22 @@ func TestOnlyOurLinesOfEnvChange(t *testing.T) {
 	} {
 		if got := string(editEnv([]byte(c.have), c.set)); got != c.want {
 			t.Errorf("%s:\n%q\nwant\n%q", c.name, got, c.want)
+		}
+	}
+}
+
+func TestAnImageThatFailedIsNotedForTheOneThatRunsAgain(t *testing.T) {
+	t.Parallel()
+	before := "AGNES_TAG=stable\nAGNES_IMAGE_DIGEST=sha256:old\n"
+	j := journal{From: Image{Repository: "r/i", Tag: "stable", Digest: "sha256:old"}, To: Image{Repository: "r/i", Tag: "stable", Digest: "sha256:bad"}, WasUp: true, Env: []byte(before)}
+	for verdict, want := range map[smoke.Verdict]string{smoke.Fail: "sha256:bad", smoke.Inconclusive: ""} {
+		j.Verdict = verdict
+		after := editEnv([]byte(before), (&transaction{j: j}).envBefore())
+		if got := envValue(after, envFailed); got != want {
+			t.Errorf("after %s the note is %q, want %q", verdict, got, want)
+		}
+		if got := envValue(editEnv(after, envOf(Image{Repository: "r/i", Tag: "stable", Digest: "sha256:good"})), envFailed); got != "" {
+			t.Errorf("the next deploy leaves the note %q", got)
 		}
 	}
 }

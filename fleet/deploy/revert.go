@@ -250,13 +250,17 @@ func (t *transaction) envBefore() map[string]string {
 	}
 	env := envOf(from)
 	env[envBundle] = envValue(t.j.Env, envBundle)
+	env[envFailed] = envValue(t.j.Env, envFailed)
+	if t.j.Verdict == smoke.Fail {
+		env[envFailed] = t.j.To.Digest
+	}
 	return env
 }
 
 // envLines returns our lines of .env as they were.
 func (t *transaction) envLines() map[string]string {
 	lines := map[string]string{}
-	for _, name := range []string{envImage, envTag, envDigest, envBundle} {
+	for _, name := range []string{envImage, envTag, envDigest, envBundle, envFailed} {
 		lines[name] = envValue(t.j.Env, name)
 	}
 	return lines

@@ -141,6 +141,8 @@ func (w *worker) arrive(ctx context.Context) Seen {
 		switch {
 		case r.SelfTrouble:
 			ours++
+		case w.m.Delivery == fleet.Pull && r.UpdateFailed == w.target.Digest && !w.target.runs(r):
+			return Seen{What: Broke, Detail: "its host tried it, and took it back because it failed: agnesctl host status says why", Runs: r.Version}
 		case there && bad == "":
 			ours = 0
 			if record, _ = w.judge.Decide(record, r.At, fleet.Good); record.Standing == fleet.Up {
