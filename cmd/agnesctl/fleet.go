@@ -15,7 +15,8 @@ instance, what it should run, and the order of a rollout. docs/fleet.md explains
 it; agnesctl fleet schema is its JSON Schema.`,
 	}
 	group.AddCommand(
-		newFleetStatus(env), newFleetPlan(env), newFleetRollout(env), newFleetServe(env), newFleetSD(env),
+		newFleetStatus(env), newFleetPlan(env), newFleetRollout(env),
+		newFleetServe(env), newFleetHistory(env), newFleetAlerts(env), newFleetSD(env),
 		newFleetList(env), newFleetSchema(env), newFleetPasswd(env),
 	)
 	return group

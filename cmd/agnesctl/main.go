@@ -10,6 +10,7 @@ import (
 	"context"
 	"io"
 	"os"
+	_ "time/tzdata" // windows of maintenance name zones, and a small image has no files of them
 
 	"github.com/spf13/cobra"
 
