@@ -157,7 +157,7 @@ func (m Message) Title() string {
 	case opened == 0:
 		return fmt.Sprintf("%d incidents are over", closed)
 	}
-	return fmt.Sprintf("%d new incidents, %d are over", opened, closed)
+	return fmt.Sprintf("new incidents: %d, over: %d", opened, closed)
 }
 
 func (m Message) count() (opened, closed int) {

@@ -34,7 +34,7 @@ type Item struct {
 
 // Grouping says how what is said at about the same time becomes messages.
 type Grouping struct {
-	Wait    time.Duration // how long the first one waits for others
+	Wait    time.Duration // how long the first one waits for others; while these come in, up to three times as long
 	Threads bool          // an incident's end goes where its beginning went, as in an issue
 	Alone   int           // of a channel with threads: so many beginnings have a thread each; more have one together
 }
@@ -42,18 +42,20 @@ type Grouping struct {
 // Compose makes messages of what has waited long enough for others. It returns
 // when to ask again; zero where nothing waits.
 func (s *Store) Compose(ctx context.Context, channel string, now time.Time, g Grouping) (next time.Time, err error) {
-	var oldest sql.NullInt64
-	waiting, err := s.statement(ctx, "SELECT MIN(made) FROM outbox WHERE channel = ? AND message IS NULL")
+	var oldest, newest sql.NullInt64
+	waiting, err := s.statement(ctx, "SELECT MIN(made), MAX(made) FROM outbox WHERE channel = ? AND message IS NULL")
 	if err != nil {
 		return next, err
 	}
-	if err := waiting.QueryRowContext(ctx, channel).Scan(&oldest); err != nil {
+	if err := waiting.QueryRowContext(ctx, channel).Scan(&oldest, &newest); err != nil {
 		return next, unusable(err, s.path)
 	}
 	if !oldest.Valid {
 		return next, nil
 	}
-	if due := timeOf(oldest.Int64).Add(g.Wait); due.After(now) {
+	// While more comes in, as where a whole site is lost, it is worth some more time.
+	due := latest(timeOf(oldest.Int64).Add(g.Wait), timeOf(newest.Int64).Add(g.Wait/3))
+	if due = earliest(due, timeOf(oldest.Int64).Add(3*g.Wait)); due.After(now) {
 		return due, nil
 	}
 	return next, s.change(ctx, func(tx *sql.Tx) error {
