@@ -16,7 +16,7 @@ import (
 const (
 	ownTick    = 30 * time.Second // how often the monitor looks at itself
 	lifeTick   = 2 * time.Minute  // how often it says that it lives
-	lastWrite  = 5 * time.Second  // for the last batch, after the end
+	lastWrite  = 10 * time.Second // for one write; longer than the store waits for another writer
 	firstRetry = time.Second      // of a batch that was not written; doubled each time
 	lastRetry  = 30 * time.Second
 	muteAfter  = time.Minute // without a store, until people are told by other ways
