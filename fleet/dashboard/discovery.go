@@ -53,7 +53,7 @@ func Targets(instances []fleet.Instance, what string) ([]TargetGroup, error) {
 					target += ":443"
 				}
 			}
-			labels["__scheme__"], labels["__metrics_path__"] = u.Scheme, u.JoinPath("metrics").Path
+			labels["__scheme__"], labels["__metrics_path__"] = u.Scheme, "/"+strings.TrimPrefix(u.JoinPath("metrics").Path, "/")
 		}
 		for key, value := range labels {
 			if value == "" {

@@ -97,6 +97,38 @@ func tone(state any) string {
 	return "idle"
 }
 
+// notable are the members of a wave that something happens to, or has.
+func notable(w rollout.WaveState) (all []rollout.Member) {
+	for _, m := range w.Members {
+		if t := tone(m.State); t != "good" && t != "idle" {
+			all = append(all, m)
+		}
+	}
+	return all
+}
+
+// quiet are members of whom there is nothing to say but their state.
+type quiet struct {
+	ID      string
+	State   rollout.MemberState
+	Members []rollout.Member
+}
+
+func quietOf(w rollout.WaveState) (all []quiet) {
+	for _, state := range []rollout.MemberState{rollout.Taken, rollout.Waiting} {
+		q := quiet{ID: digest(w.Name) + "-" + string(state), State: state}
+		for _, m := range w.Members {
+			if m.State == state {
+				q.Members = append(q.Members, m)
+			}
+		}
+		if len(q.Members) > 0 {
+			all = append(all, q)
+		}
+	}
+	return all
+}
+
 // bar is a part of a drawn line that is 1000 long.
 type bar struct {
 	State string

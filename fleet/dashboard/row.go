@@ -143,7 +143,7 @@ type versionCount struct {
 	Version string
 	N       int
 	Share   int // percent of the largest
-	Warn    bool
+	Warn    bool // most of them call it deprecated
 }
 
 // maxVersions bounds how many are shown; instances can invent any number of them.
@@ -151,7 +151,7 @@ const maxVersions = 8
 
 func count(rows []*row) counts {
 	c := counts{Total: len(rows), By: map[string]int{}}
-	versions, channels, deprecated := map[string]int{}, map[string]bool{}, map[string]bool{}
+	versions, channels, deprecated := map[string]int{}, map[string]bool{}, map[string]int{}
 	for _, r := range rows {
 		c.By[r.State]++
 		if r.Drifts() {
@@ -159,7 +159,7 @@ func count(rows []*row) counts {
 		}
 		if r.Deprecated {
 			c.Deprecated++
-			deprecated[r.Version] = true
+			deprecated[r.Version]++
 		}
 		if len(r.Warnings) > 0 {
 			c.Warned++
@@ -180,7 +180,7 @@ func count(rows []*row) counts {
 	}) {
 		most = max(most, versions[v])
 		if len(c.Versions) < maxVersions {
-			c.Versions = append(c.Versions, versionCount{v, versions[v], max(1, versions[v]*100/most), deprecated[v]})
+			c.Versions = append(c.Versions, versionCount{v, versions[v], max(1, versions[v]*100/most), 2*deprecated[v] > versions[v]})
 		}
 	}
 	slices.SortStableFunc(c.Versions, func(a, b versionCount) int { return compareVersions(b.Version, a.Version) })

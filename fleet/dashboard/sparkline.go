@@ -26,7 +26,7 @@ type sparkDay struct {
 }
 
 const (
-	sparkWidth, sparkHeight = 720.0, 96.0
+	sparkWidth, sparkHeight = 1200.0, 96.0
 	sparkGap                = 3 * time.Hour
 )
 

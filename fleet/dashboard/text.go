@@ -23,7 +23,7 @@ func functions() template.FuncMap {
 	return template.FuncMap{
 		"states": states, "glyph": glyph, "tone": tone, "plural": plural, "thousands": thousands,
 		"ago": ago, "age": age, "day": day, "ms": milliseconds, "percent": percent,
-		"bars": barsOfStates, "strips": barsOfTally, "tally": tallyOf, "waveTally": tallyOfWave, "running": running, "can": can,
+		"bars": barsOfStates, "strips": barsOfTally, "tally": tallyOf, "waveTally": tallyOfWave, "running": running, "can": can, "notable": notable, "quiet": quietOf,
 		"add":      func(a, b int) int { return a + b },
 		"clean":    func(v any) string { return cli.Sanitize(fmt.Sprint(v)) },
 		"cause":    func(p *problem.Error) string { return fmt.Sprint(p.Err) },
