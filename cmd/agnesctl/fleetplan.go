@@ -138,7 +138,7 @@ func planColors(text string) string {
 // planMove is what an instance runs and what is wanted: both, where they differ.
 func planMove(i fleet.PlannedInstance) string {
 	from, to := cmp.Or(i.From, "?"), cmp.Or(i.To, "?")
-	if from == to && i.From != "" {
+	if i.From != "" && (from == to || i.Action == fleet.PlanSame) {
 		return fmt.Sprintf("%s (%s)", from, i.Wanted)
 	}
 	return fmt.Sprintf("%s -> %s (%s)", from, to, i.Wanted)
