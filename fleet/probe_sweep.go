@@ -25,8 +25,9 @@ type Sweep struct {
 // Sweep probes all instances, a bounded number at once, and hands each result to
 // each, one at a time, as soon as it is known whose fault a failure is. The names
 // that made the sweep before wait come first, so that their waiting overlaps with
-// work. A context that ends stops it within moments; what was not known by then
-// is not handed on, and the error says so.
+// work. Who waited in vain while this machine was behind with its own work is asked
+// once more at the end. A context that ends stops it within moments; what was not
+// known by then is not handed on, and the error says so.
 func (p *Prober) Sweep(ctx context.Context, instances []Instance, each func(Result)) (Sweep, error) {
 	s := Sweep{Began: time.Now()}
 	p.idle.sweep()
@@ -34,12 +35,13 @@ func (p *Prober) Sweep(ctx context.Context, instances []Instance, each func(Resu
 	var (
 		mu      sync.Mutex
 		held    []doubt
-		signs   int // instances that gave a sign of life
-		ours    int // results that are blamed on us
-		next    atomic.Int64
-		workers sync.WaitGroup
+		late    []int // indexes of instances that are asked once more
+		signs   int   // instances that gave a sign of life
+		ours    int   // results that are blamed on us
 		room    = newRoom(p.o.Concurrency, p.o.Connect)
+		pulse   = takePulse(p.o.Connect / 8)
 	)
+	defer pulse.stop()
 	report := func(r Result) {
 		s.Probed++
 		if r.SelfTrouble {
@@ -47,9 +49,16 @@ func (p *Prober) Sweep(ctx context.Context, instances []Instance, each func(Resu
 		}
 		each(r)
 	}
-	one := func(in Instance) {
+	one := func(i int, again bool) {
+		in := instances[i]
 		r, how := p.ask(ctx, in)
 		room.saw(r.Timing)
+		if r.Fault == FaultTimeout && !again && (room.squeezed() || pulse.weak()) {
+			mu.Lock()
+			defer mu.Unlock()
+			late = append(late, i)
+			return
+		}
 		state := online
 		switch {
 		case r.Fault == FaultSelf:
@@ -76,28 +85,34 @@ func (p *Prober) Sweep(ctx context.Context, instances []Instance, each func(Resu
 		report(r)
 	}
 	defer context.AfterFunc(ctx, room.wake)()
-	for range min(p.o.Concurrency, len(order)) {
-		workers.Go(func() {
-			for ctx.Err() == nil {
-				if !room.enter(ctx) {
-					return
+	all := func(order []int, again bool) {
+		var next atomic.Int64
+		var workers sync.WaitGroup
+		for range min(p.o.Concurrency, len(order)) {
+			workers.Go(func() {
+				for ctx.Err() == nil {
+					if !room.enter(ctx) {
+						return
+					}
+					// Who only waits for a silent host takes no processor from others.
+					leave := sync.OnceFunc(room.leave)
+					silent := time.AfterFunc(p.o.Connect/2, leave)
+					i := int(next.Add(1)) - 1
+					if i < len(order) {
+						one(order[i], again)
+					}
+					silent.Stop()
+					leave()
+					if i >= len(order) {
+						return
+					}
 				}
-				// Who only waits for a silent host takes no processor from others.
-				leave := sync.OnceFunc(room.leave)
-				silent := time.AfterFunc(p.o.Connect/2, leave)
-				i := int(next.Add(1)) - 1
-				if i < len(order) {
-					one(instances[order[i]])
-				}
-				silent.Stop()
-				leave()
-				if i >= len(order) {
-					return
-				}
-			}
-		})
+			})
+		}
+		workers.Wait()
 	}
-	workers.Wait()
+	all(order, false)
+	all(late, true)
 	for _, d := range held {
 		if ctx.Err() != nil {
 			break
@@ -169,6 +184,48 @@ func (r *room) wake() {
 	defer r.mu.Unlock()
 	r.free.Broadcast()
 }
+
+// squeezed reports whether this machine is behind: then a wait that ended in vain may
+// have been for us.
+func (r *room) squeezed() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.limit < r.most
+}
+
+// pulse tells whether this machine does what it has to when it has to. A timer that
+// is late by itself is a processor that others have.
+type pulse struct {
+	late atomic.Bool
+	done chan struct{}
+}
+
+const pulseEvery = 50 * time.Millisecond
+
+func takePulse(tolerable time.Duration) *pulse {
+	p := &pulse{done: make(chan struct{})}
+	go func() {
+		timer := time.NewTimer(pulseEvery)
+		defer timer.Stop()
+		for due := time.Now().Add(pulseEvery); ; due = time.Now().Add(pulseEvery) {
+			select {
+			case <-timer.C:
+			case <-p.done:
+				return
+			}
+			if time.Since(due) > tolerable {
+				p.late.Store(true)
+			}
+			timer.Reset(pulseEvery)
+		}
+	}()
+	return p
+}
+
+// weak reports whether the machine was behind since the pulse is taken.
+func (p *pulse) weak() bool { return p.late.Load() }
+
+func (p *pulse) stop() { close(p.done) }
 
 // saw moves the limit: down fast, up slowly.
 func (r *room) saw(t Timing) {
