@@ -122,6 +122,7 @@ type Prober struct {
 	o    ProbeOptions
 	idle *idlePool
 	self *selfCheck
+	room *room // of those who take turns by themselves
 
 	mu     sync.Mutex
 	routes map[routeKey]*route
@@ -145,7 +146,7 @@ func NewProber(o ProbeOptions) *Prober {
 		o.MaxIdle = min(o.MaxIdle, int(limit/4))
 	}
 	return &Prober{
-		o: o, idle: newIdlePool(o.MaxIdle), self: newSelfCheck(o),
+		o: o, idle: newIdlePool(o.MaxIdle), self: newSelfCheck(o), room: newRoom(o.Concurrency, o.Connect),
 		routes: map[routeKey]*route{}, slow: map[string]bool{},
 	}
 }
@@ -164,6 +165,26 @@ func (p *Prober) One(ctx context.Context, in Instance) Result {
 		r.blame()
 	}
 	return r
+}
+
+// Turn waits until one more probe does not make this machine too slow for those
+// that it makes already, as a Sweep does by itself: a probe that waits for a
+// processor of ours would be taken for an instance that is silent. What it returns
+// must be called with the result. It reports false when ctx has ended.
+func (p *Prober) Turn(ctx context.Context) (leave func(Result), ok bool) {
+	defer context.AfterFunc(ctx, p.room.wake)()
+	if ok := p.room.enter(ctx); !ok {
+		p.room.leave()
+		return nil, false
+	}
+	// Who only waits for a silent host takes no processor from others.
+	left := sync.OnceFunc(p.room.leave)
+	silent := time.AfterFunc(p.o.Connect/2, left)
+	return func(r Result) {
+		silent.Stop()
+		left()
+		p.room.saw(r.Timing)
+	}, true
 }
 
 // blame marks a failure as ours.

@@ -55,7 +55,7 @@ type Options struct {
 	Status func(at time.Time, instances []fleet.Instance, results []fleet.Result) fleet.Status
 	// Drift compares with what is wanted; fleet.Drifted when nil.
 	Drift func(fleet.Instance, fleet.Result) fleet.Drift
-	// Probe asks an instance; Prober.One when nil.
+	// Probe asks an instance; the Prober when nil.
 	Probe func(context.Context, fleet.Instance) fleet.Result
 }
 
@@ -74,8 +74,9 @@ type Monitor struct {
 	trouble string // of the store; empty while it takes what is written
 
 	own    mind // of the monitor itself; the record's
-	rounds atomic.Int64
-	missed atomic.Int64
+	rounds  atomic.Int64
+	missed  atomic.Int64
+	starved atomic.Int64 // when the monitor itself last did not get a processor in time; nanoseconds since 1970
 
 	jobs    chan job
 	done    chan outcome
@@ -137,7 +138,7 @@ func New(o Options) (*Monitor, error) {
 		o.Drift = fleet.Drifted
 	}
 	if o.Probe == nil {
-		o.Probe = o.Prober.One
+		o.Probe = inTurn(o.Prober)
 	}
 	m := &Monitor{
 		o: o, log: o.Log, byName: map[string]int{},
@@ -155,6 +156,19 @@ func New(o Options) (*Monitor, error) {
 		m.wakes = append(m.wakes, make(chan struct{}, 1))
 	}
 	return m, nil
+}
+
+// inTurn probes with no more at once than the machine can bear.
+func inTurn(p *fleet.Prober) func(context.Context, fleet.Instance) fleet.Result {
+	return func(ctx context.Context, in fleet.Instance) fleet.Result {
+		leave, ok := p.Turn(ctx)
+		if !ok {
+			return fleet.Result{Name: in.Name, URL: in.URL, At: time.Now(), Health: fleet.Unreachable, Fault: fleet.FaultSelf, SelfTrouble: true}
+		}
+		r := p.One(ctx, in)
+		leave(r)
+		return r
+	}
 }
 
 // Run watches until ctx ends; it can be called once. It fails at its begin only:

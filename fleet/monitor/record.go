@@ -91,6 +91,9 @@ func (m *Monitor) alive(now time.Time) {
 func (m *Monitor) take(o outcome) {
 	m.rounds.Add(1)
 	w := &m.watched[o.i]
+	if o.r.Fault == fleet.FaultTimeout && m.starved.Load() >= o.r.At.Add(-time.Second).UnixNano() {
+		o.r.SelfTrouble = true // it may have answered while we did not run
+	}
 	if m.opening > 0 && !w.seenFirst {
 		w.seenFirst = true
 		m.opening--

@@ -43,6 +43,10 @@ func (t *turns) Pop() any {
 	return x
 }
 
+// starvedAfter is how late the schedule wakes on a machine on which a silence says
+// nothing about who is silent.
+const starvedAfter = 250 * time.Millisecond
+
 // lateLog is how often it is said that the workers do not keep up.
 const lateLog = time.Minute
 
@@ -70,6 +74,9 @@ func (m *Monitor) schedule(ctx context.Context, workers *sync.WaitGroup) {
 			case <-timer.C:
 			case <-ctx.Done():
 				return
+			}
+			if woke := time.Now(); woke.Sub(next.at) > starvedAfter {
+				m.starved.Store(woke.UnixNano())
 			}
 		}
 		now := time.Now()
