@@ -4,7 +4,8 @@
 #   scripts/deps.sh          compilers and tools for `make build`, `make run`, `make test`
 #   scripts/deps.sh --test   and what `make test`, `make e2e` and `make bench` use: public data, the
 #                            DuckDB command line, extensions, PostgreSQL, a container registry, Docker
-#                            with Compose and base images: .tools/ and Debian packages
+#                            with Compose and base images, Chromium, promtool: .tools/ and
+#                            Debian packages
 #
 # Running it again is cheap: what is present is named and left alone. Nothing
 # outside .tools/ is touched except by apt-get, and that is said beforehand.
@@ -170,6 +171,8 @@ test_tier() {
 	have debootstrap || [[ -x /usr/sbin/debootstrap ]] || need debootstrap "the tests' base images come from Debian's packages"
 	[[ -s /usr/share/keyrings/debian-archive-keyring.gpg ]] || need debian-archive-keyring "debootstrap checks their signatures"
 	have prometheus-blackbox-exporter || need prometheus-blackbox-exporter "benchmarks hold the fleet's prober against it"
+	have chromium || need chromium "tests look at the fleet's page in a browser"
+	have promtool || need prometheus "its promtool checks the alert rules"
 	install_packages
 	local requirements
 	requirements=$(sha256sum <scripts/requirements-test.txt)
