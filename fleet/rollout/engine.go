@@ -154,6 +154,7 @@ type loop struct {
 	r       Rollout
 	jobs    map[string]*job
 	pending []report
+	turns   int
 }
 
 // drain takes in what else was reported by now, so that it is written down once.
@@ -174,7 +175,7 @@ func (l *loop) turn(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	in := Input{Now: time.Now(), Probes: l.tally.count(l.r.soaking())}
+	in := Input{Now: time.Now(), Fresh: l.turns == 0, Probes: l.tally.count(l.r.soaking())}
 	for _, o := range orders {
 		in.Orders = append(in.Orders, Order{Seq: o.Seq, Verb: Verb(o.Verb), By: o.By})
 	}
@@ -192,6 +193,7 @@ func (l *loop) turn(ctx context.Context) error {
 		p.answer <- m != nil && m.State == Taking && m.Sent
 	}
 	l.pending = nil
+	l.turns++
 	l.tally.begin(l.r.soaking())
 	l.reconcile(ctx, actions)
 	return nil
@@ -328,15 +330,17 @@ func (t *tally) begin(s soak) {
 	t.of = s
 }
 
-func (t *tally) add(member string, good bool) {
+// add takes in a probe. One that nothing answered leaves its member unsteady and
+// speaks against nobody.
+func (t *tally) add(member string, good, answered bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.of.wave == "" {
+	switch {
+	case t.of.wave == "":
 		return
-	}
-	if good {
+	case good:
 		t.good++
-	} else {
+	case answered:
 		t.bad++
 	}
 	t.steady[member] = good

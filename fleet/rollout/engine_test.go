@@ -233,6 +233,47 @@ func TestACanaryThatCannotBeReachedProvesNothing(t *testing.T) {
 	})
 }
 
+func TestACanaryThatIsLostWhileItSoaksProvesNothing(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		st := newStage(t, members(3, true))
+		st.notify = func(e rollout.Event) {
+			if e.Event == "wave soaking" {
+				st.world.change("a0", func(m *machine) { m.silent = true })
+			}
+		}
+		got := st.run(plan(t, st.instances, fleet.Limit{}))
+		wantStates(t, got, rollout.Stopped, "a0 unreachable, a1 waiting, a2 waiting")
+	})
+}
+
+func TestASoakThatNobodyWatchedBeginsAnew(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		st := newStage(t, members(2, true))
+		lease := st.acquire()
+		st.notify = func(e rollout.Event) {
+			if e.Event == "wave soaking" && e.Wave == "canary" {
+				rollout.Kill(lease)
+			}
+		}
+		if _, err := st.engine().Run(t.Context(), lease, plan(t, st.instances, fleet.Limit{})); err == nil {
+			t.Fatal("the kill came too late")
+		}
+		time.Sleep(time.Hour)
+		st.notify = nil
+		r, err := rollout.Get(t.Context(), st.s, "r1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		again := time.Now()
+		got := st.run(r)
+		if soaked := got.Waves[1].Began.Sub(again); soaked < 2*time.Minute {
+			t.Errorf("the next wave began %s after the resumption, and the soak is 2m", soaked)
+		}
+	})
+}
+
 func TestOurOwnNetworkInTroubleStopsAndBlamesNobody(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

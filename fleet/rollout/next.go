@@ -12,6 +12,7 @@ import (
 // Input is all that a step depends on besides the document.
 type Input struct {
 	Now    time.Time
+	Fresh  bool // nobody has watched by now: a soak begins anew
 	Seen   []Seen
 	Orders []Order // in the order of Seq; those that were taken in before are skipped
 	Probes Tally   // of the wave that soaks, since it does
@@ -94,6 +95,9 @@ func Next(r Rollout, in Input) (Rollout, []Action) {
 	for _, seen := range in.Seen {
 		s.happened(seen)
 	}
+	if in.Fresh && s.r.State == Running {
+		s.resoak()
+	}
 	for s.once() {
 	}
 	s.r.CatchUp = s.r.unreached()
@@ -167,14 +171,19 @@ func (s *step) again(from State) {
 	if w == nil {
 		return
 	}
-	if w.State == WaveSoaking {
-		w.State = WaveTaking
-	}
+	s.resoak()
 	for i := range w.Members {
 		m := &w.Members[i]
 		if m.State == Unclear || m.State == Unreached && from != Pausing && from != Paused {
 			s.set(w, m, Waiting, "is tried again")
 		}
+	}
+}
+
+// resoak lets the soak of the current wave begin anew.
+func (s *step) resoak() {
+	if w := s.r.current(); w != nil && w.State == WaveSoaking {
+		w.State = WaveTaking
 	}
 }
 
@@ -215,6 +224,9 @@ func (s *step) happened(seen Seen) {
 		s.set(w, m, Waiting, seen.Detail)
 	case in{TakingBack, Home}:
 		m.Recall = false
+		if m.Failed {
+			seen.Detail = m.Detail + "; " + seen.Detail
+		}
 		s.set(w, m, Reverted, seen.Detail)
 	case in{TakingBack, Lost}:
 		m.Recall = false
@@ -303,16 +315,29 @@ func (s *step) begin(w *WaveState) bool {
 	switch {
 	case waiting >= 0 && w.underway() < w.MaxUnavailable:
 		m := &w.Members[waiting]
-		m.Sent, m.Before.At = false, time.Time{}
+		if !m.Sent { // else the way back is the one that was noted the first time
+			m.Before.At = time.Time{}
+		}
 		s.set(w, m, Taking, "")
 	case w.underway() > 0:
 		return false
-	case !s.r.proven() && len(w.Members) > 0:
-		s.enter(Stopping, fmt.Sprintf("no member of the wave %s could be taken, so nothing is known of %s", w.Name, cmp.Or(s.r.Version, s.r.Tag)))
+	case s.unproven(w):
 	default:
 		w.Settled = s.in.Now.UTC()
 		s.stage(w, WaveSoaking, "for "+time.Duration(w.Soak).String())
 	}
+	return true
+}
+
+// unproven stops a rollout of which no member runs the target: a wave that could
+// not be reached has shown nothing.
+func (s *step) unproven(w *WaveState) bool {
+	for i := range s.r.Waves {
+		if s.r.Waves[i].count(Taken) > 0 {
+			return false
+		}
+	}
+	s.enter(Stopping, fmt.Sprintf("no member of the wave %s could be taken, so nothing is known of %s", w.Name, cmp.Or(s.r.Version, s.r.Tag)))
 	return true
 }
 
@@ -328,6 +353,9 @@ func (s *step) soak(w *WaveState) bool {
 	}
 	if !over || p.Unsteady > 0 && w.Soak > 0 {
 		return false
+	}
+	if s.unproven(w) {
+		return true
 	}
 	w.Ended = s.in.Now.UTC()
 	s.stage(w, WavePassed, "")
@@ -349,7 +377,7 @@ func (s *step) revert() bool {
 			if m.State != Taking && w.underway() >= w.MaxUnavailable {
 				continue
 			}
-			s.back(w, m, m.State == Unreached)
+			s.back(w, m, m.State == Unreached || m.State == FailedBack)
 			return true
 		}
 	}
@@ -371,7 +399,7 @@ func (m Member) needsBack() bool {
 		return m.Sent
 	case Taking:
 		return m.Delivery == fleet.Pull
-	case Unreached:
+	case Unreached, FailedBack: // what its host reads has to go back, too
 		return m.Delivery == fleet.Pull && m.Sent
 	default:
 		return false
@@ -444,11 +472,6 @@ func (r *Rollout) pushing() bool {
 			return m.State == Taking && m.Delivery == fleet.Push || m.State == TakingBack
 		})
 	})
-}
-
-// proven reports whether any member runs the target by this rollout.
-func (r *Rollout) proven() bool {
-	return slices.ContainsFunc(r.Waves, func(w WaveState) bool { return w.count(Taken) > 0 })
 }
 
 func (r *Rollout) unreached() []string {

@@ -156,6 +156,15 @@ func (p *player) next(in rollout.Input) {
 		if n := count(w, rollout.Taking, rollout.TakingBack); n > w.MaxUnavailable {
 			p.t.Fatalf("%d of the wave %s are on their way, and %d may be", n, w.Name, w.MaxUnavailable)
 		}
+		if w.State == rollout.WavePassed && was.State != rollout.WavePassed {
+			taken := 0
+			for _, any := range p.r.Waves {
+				taken += count(any, rollout.Taken)
+			}
+			if taken == 0 {
+				p.t.Fatalf("the wave %s passed, and no member runs the target", w.Name)
+			}
+		}
 		for n, m := range w.Members {
 			old := was.Members[n]
 			if m.Name != old.Name || len(w.Members) != len(was.Members) {

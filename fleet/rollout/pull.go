@@ -92,12 +92,14 @@ func (p *Pull) Take(ctx context.Context, j Job) Outcome {
 // Settle has nothing to finish: the member's host does by itself.
 func (p *Pull) Settle(context.Context, Job) Outcome { return Outcome{What: Delivered} }
 
-// Back writes into the member's file what was there. A file that only followed a
-// channel would bring the target again, so a member that has arrived is pinned to
-// the very version that it had.
+// Back writes into the member's file what was there. Where there was none, or one
+// that only followed a channel, or had the target already while the member had
+// not, that could bring the target: the member is pinned to the version that it
+// ran.
 func (p *Pull) Back(ctx context.Context, j Job) Outcome {
 	desired, was := j.Before.Desired, j.Before.Image
-	if !j.Recall && (desired == nil || desired.Digest == "") && was.Version != "" {
+	moves := desired == nil || desired.Digest == "" || desired.Digest == j.Target.Digest && !j.Recall
+	if moves && was.Version != "" {
 		desired = &deploy.Desired{Tag: pinned(was), Digest: was.Digest}
 	}
 	out := p.set(ctx, j, "back", desired)

@@ -329,6 +329,57 @@ func TestOneWhoDoesNotArriveInTimeIsUnreachableAndComesLater(t *testing.T) {
 	})
 }
 
+func TestAHostThatTookTheTargetBackIsAFail(t *testing.T) {
+	t.Parallel()
+	b := newBare(t)
+	synctest.Test(t, func(t *testing.T) {
+		st, h := pulls(t, b, 3)
+		h.change("a1", func(m *machine) {
+			m.take = func() rollout.Outcome { return rollout.Outcome{} }
+			m.failed = true
+		})
+		began := time.Now()
+		got := st.run(plan(t, st.instances, fleet.Limit{Count: 2}))
+		wantStates(t, got, rollout.Failed, "a0 taken, a1 reverted, a2 reverted")
+		if a1 := got.Waves[1].Members[0]; !a1.Failed || !strings.Contains(a1.Detail, "it failed") {
+			t.Errorf("a1 is not named as the reason: %+v", a1)
+		}
+		if took := time.Since(began); took > time.Hour {
+			t.Errorf("it took %s", took)
+		}
+	})
+	if got, want := b.in("show", "main:desired/a1.json"), `{"tag":"stable-2026.04.2"}`; got != want {
+		t.Errorf("a1 reads %s, want %s", got, want)
+	}
+}
+
+func TestWhatWasTriedTwiceStillGoesBackToWhereItWasFirst(t *testing.T) {
+	t.Parallel()
+	b := newBare(t)
+	synctest.Test(t, func(t *testing.T) {
+		st, h := pulls(t, b, 2)
+		h.change("a0", func(m *machine) { m.take = func() rollout.Outcome { return rollout.Outcome{} } })
+		got := st.run(plan(t, st.instances, fleet.Limit{}))
+		wantStates(t, got, rollout.Stopped, "a0 unreachable, a1 waiting")
+		h.change("a0", func(m *machine) { m.take = nil })
+		st.notify = func(e rollout.Event) {
+			if e.Event == "wave soaking" {
+				h.change("a0", func(m *machine) { m.health = fleet.Unhealthy })
+			}
+			if e.Event == "reverting" {
+				h.change("a0", func(m *machine) { m.health = fleet.Healthy })
+			}
+		}
+		if err := rollout.Give(t.Context(), st.s, "r1", rollout.Resume, "ada@ops"); err != nil {
+			t.Fatal(err)
+		}
+		wantStates(t, st.run(got), rollout.Failed, "a0 reverted, a1 waiting")
+	})
+	if got, want := b.in("show", "main:desired/a0.json"), `{"tag":"stable-2026.04.2"}`; got != want {
+		t.Errorf("a0 reads %s, want %s", got, want)
+	}
+}
+
 func TestAFailedWaveOfThoseWhoComeByThemselvesIsCommittedBack(t *testing.T) {
 	t.Parallel()
 	b := newBare(t)
@@ -377,8 +428,10 @@ func TestAnAbortCallsBackWhoHasNotArrived(t *testing.T) {
 		got := st.run(plan(t, st.instances, fleet.Limit{Count: 2}))
 		wantStates(t, got, rollout.Aborted, "a0 taken, a1 reverted, a2 reverted, a3 waiting")
 	})
-	if got, want := b.files(), "a desired-not/x desired/a0.json desired/other.json fleet.yaml"; got != want {
-		t.Errorf("the files are %s\nwant %s", got, want)
+	for member, want := range map[string]string{"a0": `{"tag":"stable-2026.04.3","digest":"` + newDigest + `"}`, "a1": `{"tag":"stable-2026.04.2"}`} {
+		if got := b.in("show", "main:desired/"+member+".json"); got != want {
+			t.Errorf("%s reads %s, want %s", member, got, want)
+		}
 	}
 }
 

@@ -237,11 +237,11 @@ func (w *worker) watch(ctx context.Context, deliver Deliverer) Seen {
 			}
 		case bad == "" || hidden:
 			ours = 0
-			w.tally.add(w.m.Name, true)
+			w.tally.add(w.m.Name, true, true)
 			record, _ = w.judge.Decide(record, r.At, fleet.Good)
 		default:
 			ours = 0
-			w.tally.add(w.m.Name, false)
+			w.tally.add(w.m.Name, false, r.Health != fleet.Unreachable)
 			if record, _ = w.judge.Decide(record, r.At, fleet.Bad); record.Standing == fleet.Down {
 				return w.down(ctx, deliver, r, bad)
 			}
@@ -272,7 +272,7 @@ func (w *worker) back(ctx context.Context, deliver Deliverer) Seen {
 		return Seen{What: out.What, Detail: out.Detail, Runs: out.Runs}
 	}
 	if w.m.Recall {
-		return Seen{What: Home, Detail: "it had not arrived; what it shall run is what it was before"}
+		return Seen{What: Home, Detail: "it had not arrived, and what it shall run is what it ran"}
 	}
 	before := Target{Version: w.m.Before.Image.Version, Channel: w.m.Before.Image.Channel, Digest: w.m.Before.Image.Digest}
 	until := w.m.Since.Add(w.window)

@@ -39,6 +39,7 @@ type machine struct {
 	stale  int
 	silent bool // cannot be reached
 	self   bool // our own network
+	failed bool // its host took the target back and says so
 
 	take, back func() rollout.Outcome // in place of success
 	once       bool                   // take holds for the first time only
@@ -76,6 +77,9 @@ func (w *world) Probe(_ context.Context, in fleet.Instance) fleet.Result {
 	defer w.mu.Unlock()
 	m := w.at[in.Name]
 	r := fleet.Result{Name: in.Name, At: time.Now(), Health: m.health, Version: m.runs, Channel: "stable", Details: true, StaleTables: m.stale}
+	if m.failed {
+		r.UpdateFailed = newDigest
+	}
 	if m.silent {
 		r = fleet.Result{Name: in.Name, At: time.Now(), Health: fleet.Unreachable, SelfTrouble: m.self, Err: problem.New(problem.Unavailable, "no answer", "")}
 	}
