@@ -25,6 +25,7 @@ ADDR     ?=
 
 # Of the tests: e.g. `make test TESTFLAGS='-run TestPublish -v'`.
 TESTFLAGS ?=
+SOAK      ?= 1h
 E2E_TAGS  := $(TAGS),e2e,realdata
 ALL_TAGS  := $(E2E_TAGS),bench
 
@@ -179,6 +180,10 @@ soak: build ## Repeat every drill of a deploy ROUNDS= times (30; a day's work) a
 	@mkdir -p e2e/testdata
 	@{ echo "$(ROUNDS) rounds of $$(git rev-parse HEAD), begun $$(date -u +%FT%TZ)"; \
 	  go test -tags $(E2E_TAGS) -count=$(ROUNDS) -timeout 72h -v -run '$(DRILLS)' ./e2e 2>&1 | grep -E '^ *(---|ok|FAIL|PASS|panic)'; } | tee e2e/testdata/soak.log
+
+.PHONY: soak
+soak: ## Watch 10,000 simulated instances for SOAK (1h): a share of one core, flat memory
+	AGNES_BENCH_SOAK=$(SOAK) go test -tags $(TAGS),bench -run TestBenchWatching -v -count=1 -timeout 24h ./fleet/monitor
 
 .PHONY: bench
 bench: ## Measure against the bars that the documentation promises; `make deps-test` first

@@ -73,7 +73,7 @@ type Monitor struct {
 	view    view
 	trouble string // of the store; empty while it takes what is written
 
-	own    mind // of the monitor itself; the record's
+	own     mind // of the monitor itself; the record's
 	rounds  atomic.Int64
 	missed  atomic.Int64
 	starved atomic.Int64 // when the monitor itself last did not get a processor in time; nanoseconds since 1970
