@@ -281,7 +281,7 @@ func (s *fleetServer) issues(repo, api string, token redact.Secret) (alert.Issue
 // How often an inventory is looked at.
 const (
 	lookAtFiles = 2 * time.Second
-	readAgain    = 10 * time.Second // one with faults: a file that it names may be there by then
+	readAgain   = 10 * time.Second // one with faults: a file that it names may be there by then
 )
 
 // lookForChanges hands on each inventory that is another one than before.

@@ -55,10 +55,6 @@ type Inventory struct {
 	Name      string // as people call it: fleet.yaml
 	Instances []fleet.Instance
 	Loaded    time.Time
-
-	// Trouble says why a newer inventory could not be taken; the instances are those
-	// of the last good one.
-	Trouble error
 }
 
 //go:embed templates/*.html
@@ -83,7 +79,8 @@ type Server struct {
 
 	mu        sync.RWMutex
 	inventory Inventory
-	live      Live // nil before the first Follow
+	live      Live  // nil before the first Follow
+	trouble   error // why a newer inventory could not be taken
 	ended     map[string]rollout.Rollout
 }
 
@@ -116,16 +113,17 @@ func New(o Options) (*Server, error) {
 }
 
 // Report says what became of a newer inventory: why it could not be taken, or nil.
+// The one that is followed goes on.
 func (s *Server) Report(trouble error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.inventory.Trouble = trouble
+	s.trouble = trouble
 }
 
-func (s *Server) current() (Inventory, Live) {
+func (s *Server) current() (v Inventory, live Live, trouble error) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	return s.inventory, s.live
+	return s.inventory, s.live, s.trouble
 }
 
 // refreshEvery is how old latencies and ages on an open page may be; what people

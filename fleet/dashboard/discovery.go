@@ -98,7 +98,7 @@ func (s *Server) discovery(w http.ResponseWriter, r *http.Request) {
 		what = ForMetrics
 	}
 	var chosen []fleet.Instance
-	v, _ := s.current()
+	v, _, _ := s.current()
 	for _, in := range v.Instances {
 		if shard.Has(in.Name) && selector.Matches(in.LabelSet()) {
 			chosen = append(chosen, in)

@@ -118,8 +118,8 @@ func (c *fleetCollector) Collect(out chan<- prometheus.Metric) {
 	gauge(c.old, float64(all.Deprecated))
 	gauge(c.self, float64(all.SelfTroubled))
 	gauge(c.streams, float64(len(c.s.streams)))
-	v, live := c.s.current()
-	gauge(c.inventoryOK, truth(v.Trouble == nil))
+	v, live, trouble := c.s.current()
+	gauge(c.inventoryOK, truth(trouble == nil))
 	moment(c.inventoryLoaded, v.Loaded)
 	if live != nil {
 		condition := live.Condition()

@@ -73,15 +73,15 @@ func (s *Server) render(w http.ResponseWriter, r *http.Request, status int, name
 		CSS: "/assets/" + s.assets["app.css"].name, JS: "/assets/" + s.assets["app.js"].name, Icon: "/assets/" + s.assets["icon.svg"].name,
 		Now: time.Now(), View: view,
 	}
-	f.Inventory, _ = s.current()
+	var trouble error
+	if f.Inventory, _, trouble = s.current(); trouble != nil {
+		f.Trouble = problem.As(trouble)
+	}
 	if v.User != "" {
 		f.Token = s.door.form(v)
 	}
 	if r.Method != http.MethodGet {
 		f.Path = "/"
-	}
-	if f.Inventory.Trouble != nil {
-		f.Trouble = problem.As(f.Inventory.Trouble)
 	}
 	if c, err := r.Cookie("theme"); err == nil && (c.Value == "dark" || c.Value == "light") {
 		f.Theme = c.Value

@@ -142,7 +142,7 @@ type counts struct {
 type versionCount struct {
 	Version string
 	N       int
-	Share   int // percent of the largest
+	Share   int  // percent of the largest
 	Warn    bool // most of them call it deprecated
 }
 

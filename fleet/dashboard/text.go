@@ -24,8 +24,15 @@ func functions() template.FuncMap {
 		"states": states, "glyph": glyph, "tone": tone, "plural": plural, "thousands": thousands,
 		"ago": ago, "age": age, "day": day, "ms": milliseconds, "percent": percent,
 		"bars": barsOfStates, "strips": barsOfTally, "tally": tallyOf, "waveTally": tallyOfWave, "running": running, "can": can, "notable": notable, "quiet": quietOf,
-		"add":      func(a, b int) int { return a + b },
-		"clean":    func(v any) string { return cli.Sanitize(fmt.Sprint(v)) },
+		"add":   func(a, b int) int { return a + b },
+		"clean": func(v any) string { return cli.Sanitize(fmt.Sprint(v)) },
+		"lines": func(err error) string { // several faults are several lines
+			lines := strings.Split(err.Error(), "\n")
+			for i, line := range lines {
+				lines[i] = cli.Sanitize(line)
+			}
+			return strings.Join(lines, "\n")
+		},
 		"cause":    func(p *problem.Error) string { return fmt.Sprint(p.Err) },
 		"host":     func(raw string) string { return strings.TrimSuffix(raw[strings.Index(raw, "//")+2:], "/") },
 		"delivery": func(in fleet.Instance) string { return in.Delivery() },
