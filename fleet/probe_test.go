@@ -378,7 +378,7 @@ func TestASweepThatIsCanceledEndsWithinASecond(t *testing.T) {
 func TestWaitingInstancesComeFirstTheNextTime(t *testing.T) {
 	t.Parallel()
 	_, all := simulated(t, sim.Options{N: 40, Mix: map[sim.Fault]float64{sim.Hole: 0.05}})
-	p := prober(t, fleet.ProbeOptions{Connect: time.Second, Concurrency: 2})
+	p := prober(t, fleet.ProbeOptions{Connect: 4 * time.Second, Concurrency: 2})
 	must(t, p, all)
 	var began []time.Time
 	var slow []time.Time
