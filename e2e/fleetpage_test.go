@@ -229,12 +229,17 @@ func is[T any](b *browser, script string) T {
 	return v
 }
 
-// until waits for JavaScript to hold.
+// until waits for JavaScript to hold, over a navigation too.
 func (b *browser) until(script string) {
 	b.t.Helper()
-	if _, err := chromedp.Run(b.ctx, chromedp.Poll[bool](script, chromedp.WithPollingInterval(20*time.Millisecond), chromedp.WithPollingTimeout(time.Minute))); err != nil {
-		b.t.Fatalf("%s: %v", script, err)
+	var err error
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); <-time.After(20 * time.Millisecond) {
+		holds := false
+		if holds, err = chromedp.Run(b.ctx, chromedp.Evaluate[bool]("!!("+script+")")); err == nil && holds {
+			return
+		}
 	}
+	b.t.Fatalf("%s does not come true: %v", script, err)
 }
 
 // scheme makes the system dark or light.
