@@ -8,6 +8,10 @@
 // instances by their labels, and Inventory.Assign divides them into the waves of
 // a rollout.
 //
+// A Prober asks instances how they are. Facts.Status puts what they say beside what
+// the inventory wants, with every difference, and NewPlan says what would mend it.
+// Neither carries anything out.
+//
 // An instance is seen through its API alone, so that one of any version can be
 // looked after; hosts are reached by the packages below fleet/deploy.
 package fleet
