@@ -33,13 +33,13 @@ func (p *Prober) Sweep(ctx context.Context, instances []Instance, each func(Resu
 	p.idle.sweep()
 	order := p.order(instances)
 	var (
-		mu      sync.Mutex
-		held    []doubt
-		late    []int // indexes of instances that are asked once more
-		signs   int   // instances that gave a sign of life
-		ours    int   // results that are blamed on us
-		room    = newRoom(p.o.Concurrency, p.o.Connect)
-		pulse   = takePulse(p.o.Connect / 8)
+		mu    sync.Mutex
+		held  []doubt
+		late  []int // indexes of instances that are asked once more
+		signs int   // instances that gave a sign of life
+		ours  int   // results that are blamed on us
+		room  = newRoom(p.o.Concurrency, p.o.Connect)
+		pulse = takePulse(p.o.Connect / 8)
 	)
 	defer pulse.stop()
 	report := func(r Result) {

@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -89,7 +90,7 @@ func TestFleetPlanShowsWantedAgainstActualByWave(t *testing.T) {
 		if r.Path == "/manifests/stable" {
 			asked++
 		}
-		if r.Method != "GET" && r.Method != "HEAD" {
+		if r.Method != http.MethodGet && r.Method != http.MethodHead {
 			t.Errorf("the registry got %s %s", r.Method, r.Path)
 		}
 	}

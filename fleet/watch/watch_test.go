@@ -11,6 +11,7 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+	"unicode/utf8"
 
 	tea "charm.land/bubbletea/v2"
 	"github.com/charmbracelet/x/ansi"
@@ -239,7 +240,7 @@ func TestWhatAnInstanceSaysCannotDriveTheTerminal(t *testing.T) {
 			for _, ours := range []string{"\x1b[0m", "\x1b[1m", "\x1b[2m", "\x1b[7m", "\x1b[31m", "\x1b[32m", "\x1b[33m", "\x1b[35m"} {
 				line = strings.ReplaceAll(line, ours, "")
 			}
-			if strings.ContainsAny(line, "\x1b\a\r\x9b\u202e") || !strings.Contains(strings.ToValidUTF8(line, "\x00"), line) {
+			if strings.ContainsAny(line, "\x1b\a\r\u009b\u202e") || !utf8.ValidString(line) {
 				t.Errorf("it gets through: %q", line)
 			}
 		}
@@ -253,7 +254,9 @@ func TestTenThousandRowsCostWhatIsSeen(t *testing.T) {
 	for i := range n {
 		v.board.Put(well(fmt.Sprintf("sim-%05d", i), "2026.04.3"))
 	}
+	began := time.Now()
 	v.send(watch.Tick())
+	t.Logf("to take %d results takes %s", n, time.Since(began))
 	v.keys("s", "end")
 	if names := v.names(80, 24); len(names) != 20 || names[19] != "sim-09999" {
 		t.Errorf("%v", names)
