@@ -121,7 +121,13 @@ func InspectHosts(ctx context.Context, instances []Instance, open func(deploy.Ta
 }
 
 func inspectHost(ctx context.Context, in Instance, open func(deploy.Target) (deploy.Shell, error)) HostFacts {
-	trouble := func(err error) HostFacts { return HostFacts{Trouble: clip(problem.As(err).Message)} }
+	trouble := func(err error) HostFacts {
+		p, said := errors.AsType[*problem.Error](err)
+		if !said {
+			return HostFacts{Trouble: clip(err.Error())}
+		}
+		return HostFacts{Trouble: clip(p.Message)}
+	}
 	target, err := deploy.ParseTarget(in.Host)
 	if err != nil {
 		return trouble(err)
