@@ -27,10 +27,11 @@ const (
 	KindStale       Kind = "stale"       // its data is too old
 	KindDrift       Kind = "drift"       // it runs something else than is wanted, for long
 	KindMonitor     Kind = "monitor"     // the monitor itself is in trouble, or its network
+	KindRollout     Kind = "rollout"     // a rollout and its steps
 )
 
 func kinds() []string {
-	return []string{string(KindUnreachable), string(KindUnhealthy), string(KindDegraded), string(KindDeprecated), string(KindCertificate), string(KindStale), string(KindDrift), string(KindMonitor)}
+	return []string{string(KindUnreachable), string(KindUnhealthy), string(KindDegraded), string(KindDeprecated), string(KindCertificate), string(KindStale), string(KindDrift), string(KindMonitor), string(KindRollout)}
 }
 
 // Watch is how a fleet is watched, and when something is an incident.
@@ -150,7 +151,7 @@ func (w Weekly) String() string { return w.text }
 type Alert struct {
 	Name   string
 	Type   AlertType
-	Match  Selector // of instances; the monitor's own trouble goes everywhere
+	Match  Selector // of instances; the monitor's own trouble and rollouts go everywhere
 	Kinds  []Kind   // none: all
 	Source Position
 
@@ -180,12 +181,12 @@ const (
 )
 
 // Wants reports whether a channel tells of a kind of incident at an instance with
-// these labels; the monitor itself has none.
+// these labels; the monitor itself and a rollout have none.
 func (a Alert) Wants(kind Kind, labels map[string]string) bool {
 	if len(a.Kinds) > 0 && !slices.Contains(a.Kinds, kind) {
 		return false
 	}
-	return kind == KindMonitor || a.Match.Matches(labels)
+	return kind == KindMonitor || kind == KindRollout || a.Match.Matches(labels)
 }
 
 // Keys of these sections.

@@ -130,6 +130,14 @@ func (f *rolloutFlags) drive(ctx context.Context, s *store.Store, inventory *fle
 	prober := fleet.NewProber(fleet.ProbeOptions{Proxy: http.ProxyFromEnvironment})
 	defer prober.Close()
 	o.Probe = prober.One
+	tell := newRolloutTeller(ctx, fleetChannels(inventory), r.Version, 3*time.Second, func(channel string, err error) {
+		f.note("The channel %s was not told of a step: %s. Next: agnesctl fleet alerts test %s", channel, err, channel)
+	})
+	defer tell.close()
+	o.Notify = func(_ context.Context, e rollout.Event) {
+		f.progress(e)
+		tell.tell(e)
+	}
 	engine, err := rollout.New(o)
 	if err != nil {
 		return err
@@ -177,7 +185,6 @@ func (f *rolloutFlags) engine(s *store.Store, inventory *fleet.Inventory, reposi
 	o := rollout.Options{
 		Store: s, Instances: inventory.Instances, Audit: filepath.Join(f.state(), rollout.AuditFile), Log: f.log(), Stay: true, Every: f.every,
 		Deliver: map[string]rollout.Deliverer{},
-		Notify:  func(_ context.Context, e rollout.Event) { f.progress(e) },
 	}
 	options, err := f.options(nil, "")
 	if err != nil {

@@ -37,7 +37,8 @@ type Message struct {
 	Thread string // of the message that this one follows; a channel without threads has none
 	Open   int    // incidents of the thread that are still open
 	Items  []Item
-	Test   bool // nothing has happened: somebody looks whether messages arrive
+	Test   bool   // nothing has happened: somebody looks whether messages arrive
+	News   string // a step of a rollout, neither the begin of an incident nor its end; without Items
 }
 
 // Item is the begin or the end of an incident.
@@ -147,6 +148,9 @@ func (m Message) Title() string {
 	if m.Test {
 		return "Test message of the fleet's monitor"
 	}
+	if m.News != "" {
+		return m.News
+	}
 	if len(m.Items) == 1 {
 		return m.Items[0].title()
 	}
@@ -213,6 +217,9 @@ func lasted(d time.Duration) string {
 func (m Message) lines(render func(Item) string) []string {
 	if m.Test {
 		return []string{"Nothing has happened. Messages of the fleet's monitor arrive here."}
+	}
+	if m.News != "" {
+		return []string{m.News}
 	}
 	var all []string
 	for n, i := range m.Items {
