@@ -34,7 +34,7 @@ type pulled struct {
 func (p *pulled) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	text, err := exec.CommandContext(r.Context(), "git", "--git-dir", p.repo, "show", "main:desired/"+p.name+".json").Output() //nolint:gosec // a test's own names
+	text, err := exec.CommandContext(r.Context(), "git", "--git-dir", p.repo, "show", "main:desired/"+p.name+".json").Output()
 	var d deploy.Desired
 	if err == nil && json.Unmarshal(text, &d) == nil && !p.stuck {
 		_, p.runs, _ = strings.Cut(d.Tag, "-")
@@ -80,15 +80,19 @@ func TestRolloutScripts(t *testing.T) {
 			}
 			env.Values[pulledKey{}] = hosts
 			for _, args := range [][]string{
-				{"init", "-q", "--bare", "-b", "main", bare}, {"init", "-q", "-b", "main", work}, {"-C", work, "remote", "add", "origin", bare},
-				{"-C", work, "add", "."}, {"-C", work, "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "the fleet"}, {"-C", work, "push", "-q", "origin", "main"},
+				{"init", "-q", "--bare", "-b", "main", bare},
+				{"init", "-q", "-b", "main", work},
+				{"-C", work, "remote", "add", "origin", bare},
+				{"-C", work, "add", "."},
+				{"-C", work, "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "the fleet"},
+				{"-C", work, "push", "-q", "origin", "main"},
 			} {
 				if args[0] == "-C" && args[2] == "add" {
 					if err := os.WriteFile(filepath.Join(work, "fleet.yaml"), []byte(text), 0o600); err != nil {
 						return err
 					}
 				}
-				if out, err := exec.Command("git", args...).CombinedOutput(); err != nil { //nolint:gosec // a test's own words
+				if out, err := exec.Command("git", args...).CombinedOutput(); err != nil {
 					return fmt.Errorf("git %v: %w\n%s", args, err, out)
 				}
 			}

@@ -260,7 +260,7 @@ func TestASoakThatNobodyWatchedBeginsAnew(t *testing.T) {
 		if _, err := st.engine().Run(t.Context(), lease, plan(t, st.instances, fleet.Limit{})); err == nil {
 			t.Fatal("the kill came too late")
 		}
-		time.Sleep(time.Hour)
+		pass(time.Hour)
 		st.notify = nil
 		r, err := rollout.Get(t.Context(), st.s, "r1")
 		if err != nil {
@@ -382,7 +382,7 @@ func TestAKillAtAnyStepIsGoneOnFromExactly(t *testing.T) {
 						t.Fatal(err)
 					}
 				} else {
-					time.Sleep(time.Minute) // its lease ends
+					pass(time.Minute) // its lease ends
 					st.world.dead = false
 					st.notify = nil
 					if got, err = rollout.Get(t.Context(), st.s, "r1"); err != nil {
@@ -452,14 +452,14 @@ func TestOrdersOfAnotherProgramPauseResumeAndAbort(t *testing.T) {
 			}
 		}
 		go func() {
-			time.Sleep(5 * time.Second)
+			pass(5 * time.Second)
 			give(rollout.Pause)
-			time.Sleep(time.Hour)
+			pass(time.Hour)
 			if r, err := rollout.Get(t.Context(), page, "r1"); err != nil || r.State != rollout.Paused || !strings.Contains(r.Reason, "eve@page") {
 				t.Errorf("after an hour it is %s (%s), %v", r.State, r.Reason, err)
 			}
 			give(rollout.Resume)
-			time.Sleep(4 * time.Minute)
+			pass(4 * time.Minute)
 			give(rollout.Abort)
 		}()
 		got := st.run(plan(t, st.instances, fleet.Limit{}))

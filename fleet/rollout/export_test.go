@@ -3,13 +3,13 @@ package rollout
 // Kill takes the lease away from its holder as a kill of its process does: it is
 // not given back, and nothing renews it.
 func Kill(l *Lease) {
-	l.lose(errKilled{})
+	l.lose(killedError{})
 	<-l.stopped
 }
 
-type errKilled struct{}
+type killedError struct{}
 
-func (errKilled) Error() string { return "killed" }
+func (killedError) Error() string { return "killed" }
 
 // Nonce is that of the lease.
 func Nonce(l *Lease) string { return l.local.Nonce }

@@ -141,7 +141,7 @@ func TestARepositoryThatRefusesPushesIsSaidSo(t *testing.T) {
 	t.Parallel()
 	b := newBare(t)
 	hook := filepath.Join(b.dir, "hooks", "pre-receive")
-	if err := os.WriteFile(hook, []byte("#!/bin/sh\necho protected >&2\nexit 1\n"), 0o700); err != nil { //nolint:gosec // a hook has to be executable
+	if err := os.WriteFile(hook, []byte("#!/bin/sh\necho protected >&2\nexit 1\n"), 0o700); err != nil {
 		t.Fatal(err)
 	}
 	synctest.Test(t, func(t *testing.T) {
@@ -223,7 +223,7 @@ func TestALeaseInGitThatNobodyRenewsEndsByItself(t *testing.T) {
 		if err := b.open().Lock(t.Context(), lease("ada@ops", "n1")); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(12 * time.Minute)
+		pass(12 * time.Minute)
 		if err := b.open().Lock(t.Context(), lease("bob@desk", "n2")); err != nil {
 			t.Fatalf("after 12 minutes: %v", err)
 		}
@@ -255,7 +255,7 @@ func (h *hosts) desired(name string) deploy.Desired {
 	}
 	d, known := h.read[name]
 	if !known {
-		text, err := exec.Command("git", "--git-dir", h.b.dir, "show", "main:desired/"+name+".json").Output() //nolint:gosec // a test's own names
+		text, err := exec.Command("git", "--git-dir", h.b.dir, "show", "main:desired/"+name+".json").Output()
 		if err == nil {
 			err = json.Unmarshal(text, &d)
 		}
@@ -418,7 +418,7 @@ func TestAnAbortCallsBackWhoHasNotArrived(t *testing.T) {
 		st.notify = func(e rollout.Event) {
 			if e.Member == "a1" && e.Event == "taking" {
 				go func() {
-					time.Sleep(10 * time.Minute)
+					pass(10 * time.Minute)
 					if err := rollout.Give(t.Context(), st.s, "r1", rollout.Abort, "eve@page"); err != nil {
 						t.Error(err)
 					}
@@ -444,7 +444,7 @@ func TestAKillWhileMembersComeIsGoneOnFrom(t *testing.T) {
 		st.notify = func(e rollout.Event) {
 			if e.Member == "a1" && e.Event == "taking" {
 				go func() {
-					time.Sleep(2 * time.Second) // in the middle of its way
+					pass(2 * time.Second) // in the middle of its way
 					rollout.Kill(l)
 				}()
 			}
@@ -452,7 +452,7 @@ func TestAKillWhileMembersComeIsGoneOnFrom(t *testing.T) {
 		if _, err := st.engine().Run(t.Context(), l, plan(t, st.instances, fleet.Limit{Count: 3})); err == nil {
 			t.Fatal("the kill came too late")
 		}
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 		r, err := rollout.Get(t.Context(), st.s, "r1")
 		if err != nil {
 			t.Fatal(err)

@@ -257,7 +257,7 @@ func (r *Repository) push(ctx context.Context, ref plumbing.ReferenceName, from,
 	if err != nil {
 		return r.remote.Failed(err, "to write")
 	}
-	defer session.Close() //nolint:errcheck // the report counts
+	defer session.Close()
 	adv, err := session.AdvertisedReferencesContext(ctx)
 	if err != nil {
 		return r.remote.Failed(err, "to write")
@@ -327,7 +327,7 @@ func (r *Repository) fetchRef(ctx context.Context, ref plumbing.ReferenceName) (
 	}
 	commit, err := object.GetCommit(objects, found.Hash())
 	if err != nil {
-		return found.Hash(), nil, nil //nolint:nilerr // somebody else's: it holds no lease
+		return found.Hash(), nil, nil // somebody else's: it holds no lease
 	}
 	return found.Hash(), commit, nil
 }

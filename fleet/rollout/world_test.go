@@ -91,11 +91,11 @@ var errAway = problem.New(problem.Unavailable, "its host cannot be reached", "")
 func (w *world) Look(_ context.Context, j rollout.Job) (deploy.Image, *deploy.Desired, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if m := w.at[j.Instance.Name]; m.silent {
+	m := w.at[j.Instance.Name]
+	if m.silent {
 		return deploy.Image{}, nil, errAway
-	} else {
-		return deploy.Image{Version: m.runs, Channel: "stable"}, nil, nil
 	}
+	return deploy.Image{Version: m.runs, Channel: "stable"}, nil, nil
 }
 
 // travel takes as long as a deploy, and reports whether the engine still lives.
@@ -284,3 +284,6 @@ func wantStates(t *testing.T, r rollout.Rollout, state rollout.State, members st
 		t.Fatalf("got %s (%s): %s\nwant %s: %s", r.State, r.Reason, states(r), state, members)
 	}
 }
+
+// pass lets time pass in a test's bubble.
+func pass(d time.Duration) { <-time.After(d) }
