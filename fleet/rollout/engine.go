@@ -41,6 +41,7 @@ type Engine struct {
 	instances map[string]fleet.Instance
 	judge     fleet.Judge
 	reports   chan report
+	wake      chan struct{} // a job has ended: another one for its member can begin
 	tally     tally
 }
 
@@ -56,7 +57,7 @@ func New(o Options) (*Engine, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	e := &Engine{o: o, instances: map[string]fleet.Instance{}, judge: judge, reports: make(chan report)}
+	e := &Engine{o: o, instances: map[string]fleet.Instance{}, judge: judge, reports: make(chan report), wake: make(chan struct{}, 1)}
 	for _, in := range o.Instances {
 		e.instances[in.Name] = in
 	}
@@ -107,6 +108,7 @@ func (e *Engine) Run(ctx context.Context, lease *Lease, r Rollout) (Rollout, err
 		select {
 		case got := <-e.reports:
 			l.pending = append(l.pending, got)
+		case <-e.wake:
 		case <-tick.C:
 		case <-interrupted:
 			interrupted = nil
@@ -274,8 +276,14 @@ func (l *loop) start(ctx context.Context, a Action) *job {
 	every := max(l.o.Every, time.Duration(len(l.jobs)/100)*time.Second)
 	w.every = every
 	go func() {
-		defer close(j.ended)
-		defer cancel()
+		defer func() {
+			cancel()
+			close(j.ended)
+			select {
+			case l.wake <- struct{}{}:
+			default:
+			}
+		}()
 		seen := w.do(ctx, a.Do)
 		if seen.What == "" || ctx.Err() != nil {
 			return // nobody wants to know any more
