@@ -152,7 +152,11 @@ func (p *fleetPage) roll(t *testing.T, id string) *sql.DB {
 		return map[string]any{"name": p.sim.Name(i), "delivery": "pull", "state": state, "from": "2026.04.7", "to": "2026.05.1", "detail": detail, "since": now.Add(-time.Duration(i) * time.Second)}
 	}
 	wave := func(name, state string, members ...map[string]any) map[string]any {
-		return map[string]any{"name": name, "state": state, "soak": "10m0s", "max_unavailable": 3, "began": now.Add(-20 * time.Minute), "members": members}
+		w := map[string]any{"name": name, "state": state, "soak": "10m0s", "max_unavailable": 3, "members": members}
+		if state != "waiting" {
+			w["began"] = now.Add(-20 * time.Minute)
+		}
+		return w
 	}
 	many := func(from, to int, state string) (all []map[string]any) {
 		for i := from; i < to; i++ {
@@ -299,7 +303,8 @@ const unnamed = `(() => {
     if (!name) bad.push(e.outerHTML.slice(0, 80));
   }
   for (const s of ['main', 'header', 'nav[aria-label]', 'h1', 'html[lang]', '[aria-live]']) if (!document.querySelector(s)) bad.push('no ' + s);
-  if (document.documentElement.scrollWidth > innerWidth) bad.push('wider than the window: ' + document.documentElement.scrollWidth);
+  const wide = document.documentElement.scrollWidth - innerWidth;
+  if (wide > 0) bad.push('wider than the window by ' + wide + ': ' + [...document.querySelectorAll('body *')].filter((e) => e.getBoundingClientRect().right > innerWidth + 1).slice(0, 6).map((e) => e.tagName + '.' + e.className).join(', '));
   return bad;
 })()`
 

@@ -20,7 +20,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/keboola/agnes-the-ai-analyst/fleet"
-	"github.com/keboola/agnes-the-ai-analyst/fleet/alert"
 	"github.com/keboola/agnes-the-ai-analyst/fleet/dashboard"
 	"github.com/keboola/agnes-the-ai-analyst/fleet/monitor"
 	"github.com/keboola/agnes-the-ai-analyst/fleet/rollout"
@@ -28,7 +27,6 @@ import (
 	"github.com/keboola/agnes-the-ai-analyst/internal/cli"
 	"github.com/keboola/agnes-the-ai-analyst/internal/problem"
 	"github.com/keboola/agnes-the-ai-analyst/internal/redact"
-	"github.com/keboola/agnes-the-ai-analyst/release/github"
 )
 
 // fleetServer is `agnesctl fleet serve`.
@@ -262,7 +260,7 @@ func (s *fleetServer) name() string {
 func (s *fleetServer) monitor(inventory *fleet.Inventory) (*monitor.Monitor, error) {
 	return monitor.New(monitor.Options{
 		Inventory: inventory, Store: s.store, Prober: s.prober, Workers: s.workers, Log: s.log,
-		Channels: alert.Channels(inventory.Alerts, alert.Options{Issues: s.issues}),
+		Channels: fleetChannels(inventory),
 		Silenced: (&rolling{store: s.store, log: s.log}).silenced,
 		Link: func(name string) string {
 			if s.publicURL == "" {
@@ -271,11 +269,6 @@ func (s *fleetServer) monitor(inventory *fleet.Inventory) (*monitor.Monitor, err
 			return strings.TrimSuffix(s.publicURL, "/") + "/i/" + url.PathEscape(name)
 		},
 	})
-}
-
-// issues is the way to the issues of a repository on GitHub.
-func (s *fleetServer) issues(repo, api string, token redact.Secret) (alert.Issues, error) {
-	return github.New(github.Options{Repo: repo, API: api, Token: token})
 }
 
 // How often an inventory is looked at.
