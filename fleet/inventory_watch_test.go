@@ -111,13 +111,13 @@ func TestAWeeklySpanKnowsItsDays(t *testing.T) {
 			continue
 		}
 		got := ""
-		for i, hour := range []time.Duration{1, 12, 23} {
+		for i, hour := range []int{1, 12, 23} {
 			if i > 0 {
 				got += " "
 			}
 			days := ""
 			for day := range 7 {
-				if w.Contains(sunday.AddDate(0, 0, day).Add(hour * time.Hour)) {
+				if w.Contains(sunday.AddDate(0, 0, day).Add(time.Duration(hour) * time.Hour)) {
 					days += string(rune('0' + day))
 				}
 			}

@@ -40,7 +40,7 @@ type historyLatency struct {
 	MaxMS float64   `json:"max_ms"`
 }
 
-var uptimeWindows = []struct {
+var uptimeWindows = []struct { //nolint:gochecknoglobals // a constant table
 	name string
 	long time.Duration
 }{{"24h", 24 * time.Hour}, {"7d", 7 * 24 * time.Hour}, {"30d", 30 * 24 * time.Hour}}

@@ -258,21 +258,28 @@ func secretOf(t fleet.Token) (redact.Secret, error) {
 	return value, nil
 }
 
-// post makes a call. The answer's body comes with it, bounded.
-func (o Options) post(ctx context.Context, address redact.Secret, body io.Reader, header http.Header) (*http.Response, string, error) {
+// answer is what a call brought; the text is bounded.
+type answer struct {
+	status int
+	header http.Header
+	text   string
+}
+
+// post makes a call.
+func (o Options) post(ctx context.Context, address redact.Secret, body io.Reader, header http.Header) (answer, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, address.Reveal(), body)
 	if err != nil {
-		return nil, "", &Error{Why: "the address of the channel cannot be used"} // err shows it
+		return answer{}, &Error{Why: "the address of the channel cannot be used"} // err shows it
 	}
 	req.Header = header
 	req.Header.Set("User-Agent", "agnes-fleet")
 	resp, err := o.HTTP.Do(req)
 	if err != nil {
-		return nil, "", &Error{Why: withoutURL(err)}
+		return answer{}, &Error{Why: withoutURL(err)}
 	}
 	defer func() { _ = resp.Body.Close() }()
 	text, _ := io.ReadAll(io.LimitReader(resp.Body, 64<<10)) // a part of it says enough
-	return resp, string(text), nil
+	return answer{resp.StatusCode, resp.Header, string(text)}, nil
 }
 
 // withoutURL is the reason of a failed call: the address in it may be a secret.
@@ -285,9 +292,9 @@ func withoutURL(err error) string {
 
 // failed is an answer that is none of success. What is wrong with the request
 // itself will be wrong the next time.
-func failed(resp *http.Response, text string) *Error {
-	e := &Error{Why: fmt.Sprintf("HTTP %d: %s", resp.StatusCode, clip(strings.TrimSpace(text), 200)), After: retryAfter(resp.Header)}
-	switch s := resp.StatusCode; {
+func (a answer) failed() *Error {
+	e := &Error{Why: fmt.Sprintf("HTTP %d: %s", a.status, clip(strings.TrimSpace(a.text), 200)), After: retryAfter(a.header)}
+	switch s := a.status; {
 	case s == http.StatusRequestTimeout, s == http.StatusTooEarly, s == http.StatusTooManyRequests, s >= 500:
 	case s == http.StatusUnauthorized, s == http.StatusForbidden, s == http.StatusNotFound, s == http.StatusGone, s >= 300 && s < 400:
 		// The channel is set up wrongly, which people mend; the message is good.

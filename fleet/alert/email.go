@@ -27,6 +27,7 @@ type email struct {
 // mailLimit bounds one conversation.
 const mailLimit = time.Minute
 
+// Send implements Sink.
 func (e email) Send(ctx context.Context, m Message) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, mailLimit)
 	defer cancel()

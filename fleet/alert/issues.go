@@ -20,6 +20,7 @@ type issues struct {
 
 func marker(thread string) string { return "<!-- agnes-fleet:" + thread + " -->" }
 
+// Send implements Sink.
 func (s issues) Send(ctx context.Context, m Message) (string, error) {
 	if m.News != "" {
 		return "", nil // a list of what is wrong is no log

@@ -23,6 +23,7 @@ type slack struct {
 // slackText is the most that Slack takes in one text without cutting it.
 const slackText = 4000
 
+// Send implements Sink.
 func (s slack) Send(ctx context.Context, m Message) (string, error) {
 	address, err := secretOf(s.a.URL)
 	if err != nil {
@@ -32,12 +33,12 @@ func (s slack) Send(ctx context.Context, m Message) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("encode the message: %w", err)
 	}
-	resp, text, err := s.o.post(ctx, address, bytes.NewReader(body), http.Header{"Content-Type": {"application/json"}})
+	got, err := s.o.post(ctx, address, bytes.NewReader(body), http.Header{"Content-Type": {"application/json"}})
 	if err != nil {
 		return "", err
 	}
-	if resp.StatusCode != http.StatusOK {
-		return "", failed(resp, text)
+	if got.status != http.StatusOK {
+		return "", got.failed()
 	}
 	return "", nil
 }

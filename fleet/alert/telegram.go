@@ -26,6 +26,7 @@ const (
 	telegramText = 4096 // characters; some bytes less than that is never more
 )
 
+// Send implements Sink.
 func (t telegram) Send(ctx context.Context, m Message) (string, error) {
 	token, err := secretOf(t.a.Secret)
 	if err != nil {
@@ -39,11 +40,11 @@ func (t telegram) Send(ctx context.Context, m Message) (string, error) {
 		return "", fmt.Errorf("encode the message: %w", err)
 	}
 	address := redact.Secret(strings.TrimSuffix(cmp.Or(t.a.API, telegramAPI), "/") + "/bot" + token.Reveal() + "/sendMessage")
-	resp, text, err := t.o.post(ctx, address, bytes.NewReader(body), http.Header{"Content-Type": {"application/json"}})
+	got, err := t.o.post(ctx, address, bytes.NewReader(body), http.Header{"Content-Type": {"application/json"}})
 	if err != nil {
 		return "", err
 	}
-	var answer struct {
+	var said struct {
 		OK          bool   `json:"ok"`
 		Code        int    `json:"error_code"`
 		Description string `json:"description"`
@@ -52,20 +53,20 @@ func (t telegram) Send(ctx context.Context, m Message) (string, error) {
 			MigratedTo int64 `json:"migrate_to_chat_id"`
 		} `json:"parameters"`
 	}
-	if json.Unmarshal([]byte(text), &answer) != nil {
-		return "", failed(resp, text)
+	if json.Unmarshal([]byte(got.text), &said) != nil {
+		return "", got.failed()
 	}
-	if answer.OK {
+	if said.OK {
 		return "", nil
 	}
-	resp.StatusCode = cmp.Or(answer.Code, resp.StatusCode)
-	e := failed(resp, answer.Description)
-	e.After = cmp.Or(time.Duration(answer.Parameters.RetryAfter)*time.Second, e.After)
-	if answer.Parameters.MigratedTo != 0 {
-		e.Why += fmt.Sprintf("; write chat: '%d' into the inventory", answer.Parameters.MigratedTo)
+	got.status, got.text = cmp.Or(said.Code, got.status), said.Description
+	e := got.failed()
+	e.After = cmp.Or(time.Duration(said.Parameters.RetryAfter)*time.Second, e.After)
+	if said.Parameters.MigratedTo != 0 {
+		e.Why += fmt.Sprintf("; write chat: '%d' into the inventory", said.Parameters.MigratedTo)
 		e.Final = false
 	}
-	if strings.Contains(answer.Description, "chat not found") {
+	if strings.Contains(said.Description, "chat not found") {
 		e.Final = false // the inventory's mistake, not the message's
 	}
 	return "", e

@@ -40,6 +40,7 @@ type webhook struct {
 	o Options
 }
 
+// Send implements Sink.
 func (w webhook) Send(ctx context.Context, m Message) (string, error) {
 	address, err := secretOf(w.a.URL)
 	if err != nil {
@@ -63,12 +64,12 @@ func (w webhook) Send(ctx context.Context, m Message) (string, error) {
 	header.Set(HeaderDelivery, m.ID)
 	header.Set(HeaderTimestamp, stamp)
 	header.Set(HeaderSignature, "v1="+sign([]byte(key.Reveal()), stamp, body))
-	resp, text, err := w.o.post(ctx, address, bytes.NewReader(body), header)
+	got, err := w.o.post(ctx, address, bytes.NewReader(body), header)
 	if err != nil {
 		return "", err
 	}
-	if resp.StatusCode < 200 || resp.StatusCode > 299 {
-		return "", failed(resp, text)
+	if got.status < 200 || got.status > 299 {
+		return "", got.failed()
 	}
 	return "", nil
 }

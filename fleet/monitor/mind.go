@@ -35,7 +35,7 @@ const (
 	tracks
 )
 
-var trackNames = [tracks]string{"working", "degraded", "deprecated", "certificate", "stale", "drift", "itself"}
+var trackNames = [tracks]string{"working", "degraded", "deprecated", "certificate", "stale", "drift", "itself"} //nolint:gochecknoglobals // a constant table
 
 // track is a question's answer so far, by several probes, and the incident that
 // came of it.
@@ -252,7 +252,7 @@ func (s *sight) incident(id trackID, o fleet.Observation, d fleet.Drift) bool {
 	return true
 }
 
-var endings = [tracks]string{
+var endings = [tracks]string{ //nolint:gochecknoglobals // a constant table
 	"It does its work again.", "It is not degraded any more.", "It runs a version that is not deprecated.", "It has another certificate.",
 	"Its data is fresh again.", "It runs what is wanted.", "The monitor reaches the fleet again.",
 }

@@ -87,6 +87,7 @@ type Monitor struct {
 	// Of the record's goroutine.
 	batch    store.Batch
 	writing  bool
+	taken    int // results since a batch was handed over
 	hours    []store.NamedLatency
 	held     []outcome
 	signs    bool      // something of the fleet has answered since the begin
@@ -191,7 +192,7 @@ func (m *Monitor) Run(ctx context.Context) error {
 	}
 	couriers.Go(func() { m.prune(ctx) })
 	recording.Go(func() { m.writer(ctx) })
-	recording.Go(func() { m.record(ctx) })
+	recording.Go(func() { m.record() })
 	probing.Go(func() { m.schedule(ctx, &probing) })
 
 	probing.Wait()

@@ -61,7 +61,7 @@ func (b *bench) answers(say func(name string) fleet.Result) {
 }
 
 func (b *bench) probe(_ context.Context, in fleet.Instance) fleet.Result {
-	time.Sleep(3 * time.Millisecond)
+	waitFor(3 * time.Millisecond)
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.asked[in.Name]++
@@ -193,11 +193,11 @@ func TestAFleetIsWatched(t *testing.T) {
 func aSiteIsLost(t *testing.T) {
 	b := newBench(t, manyNames(200)...)
 	defer b.run()()
-	time.Sleep(5 * time.Minute)
+	waitFor(5 * time.Minute)
 	b.answers(of(refused, manyNames(150)...))
-	time.Sleep(5 * time.Minute)
+	waitFor(5 * time.Minute)
 	b.answers(nil)
-	time.Sleep(5 * time.Minute)
+	waitFor(5 * time.Minute)
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if len(b.messages) != 2 || len(b.messages[0].Items) != 150 || len(b.messages[1].Items) != 150 {
@@ -211,19 +211,19 @@ func aSiteIsLost(t *testing.T) {
 func theNetworkIsDown(t *testing.T) {
 	b := newBench(t, manyNames(50)...)
 	stop := b.run()
-	time.Sleep(5 * time.Minute)
+	waitFor(5 * time.Minute)
 	b.answers(of(offline))
-	time.Sleep(10 * time.Minute)
+	waitFor(10 * time.Minute)
 	b.expect("while it is down", "monitor opened")
 	stop() // it is remembered
 	defer b.run()()
-	time.Sleep(10 * time.Minute)
+	waitFor(10 * time.Minute)
 	b.expect("after a restart")
 	if s := b.m.Status(); s.Summary.SelfTroubled != 50 {
 		t.Errorf("the status is %+v", s.Summary)
 	}
 	b.answers(nil)
-	time.Sleep(5 * time.Minute)
+	waitFor(5 * time.Minute)
 	b.expect("at its end", "monitor closed")
 	u, err := b.o.Store.Uptime(t.Context(), "acme-001", time.Now(), 30*time.Minute)
 	if err != nil || u[0].Known > 13*time.Minute || u[0].Known < 8*time.Minute || u[0].Up != u[0].Known {
@@ -235,10 +235,10 @@ func noNetworkAtTheBegin(t *testing.T) {
 	b := newBench(t, manyNames(50)...)
 	b.answers(of(silent))
 	defer b.run()()
-	time.Sleep(10 * time.Minute)
+	waitFor(10 * time.Minute)
 	b.expect("without a network", "monitor opened")
 	b.answers(of(silent, "acme-007"))
-	time.Sleep(10 * time.Minute)
+	waitFor(10 * time.Minute)
 	b.expect("with one", "acme-007 unreachable opened", "monitor closed")
 }
 
@@ -246,7 +246,7 @@ func oneAlone(t *testing.T) {
 	b := newBench(t, "acme")
 	b.answers(of(silent))
 	defer b.run()()
-	time.Sleep(5 * time.Minute)
+	waitFor(5 * time.Minute)
 	b.expect("of the only one", "acme unreachable opened")
 	if r, record, ok := b.m.Result("acme"); !ok || r.Health != fleet.Unreachable || record.Standing != fleet.Down {
 		t.Errorf("%+v %+v %v", r, record, ok)
@@ -263,20 +263,20 @@ func silences(t *testing.T) {
 		return "a rollout", name != "dart" && at.Before(begin.Add(time.Hour))
 	}
 	stop := b.run()
-	time.Sleep(10 * time.Minute)
+	waitFor(10 * time.Minute)
 	b.answers(of(refused, "acme", "bolt"))
-	time.Sleep(10 * time.Minute)
+	waitFor(10 * time.Minute)
 	b.answers(of(refused, "acme"))
-	time.Sleep(20 * time.Minute)
+	waitFor(20 * time.Minute)
 	b.expect("while it is silenced")
 	stop()
 	defer b.run()()
-	time.Sleep(10 * time.Minute)
+	waitFor(10 * time.Minute)
 	b.expect("after a restart")
-	time.Sleep(15 * time.Minute)
+	waitFor(15 * time.Minute)
 	b.expect("after the silence", "acme unreachable opened")
 	b.answers(nil)
-	time.Sleep(10 * time.Minute)
+	waitFor(10 * time.Minute)
 	b.expect("at its end", "acme unreachable closed")
 	for _, i := range b.incidents() {
 		if i.Closed.IsZero() || (i.Silenced == "a rollout") != (i.Name == "bolt") {
@@ -294,12 +294,12 @@ func maintenance(t *testing.T) {
 	b.o.Inventory.Maintenance = []fleet.Maintenance{{Match: match, From: time.Now(), To: time.Now().Add(time.Hour), Reason: "a move"}}
 	b.answers(of(refused))
 	defer b.run()()
-	time.Sleep(30 * time.Minute)
+	waitFor(30 * time.Minute)
 	b.expect("in the window", "bolt unreachable opened")
 	if i := b.incidents(); len(i) != 2 || i[0].Silenced+i[1].Silenced != "Maintenance: a move" {
 		t.Errorf("%+v", i)
 	}
-	time.Sleep(35 * time.Minute)
+	waitFor(35 * time.Minute)
 	b.expect("after it", "acme unreachable opened")
 }
 
@@ -307,8 +307,10 @@ func patience(t *testing.T) {
 	b := newBench(t, "acme", "bolt")
 	begin := time.Now()
 	troubled := func(name string) fleet.Result {
-		r := fleet.Result{Health: fleet.Degraded, Reached: true, Version: "2026.04.1", Channel: "dev", Deprecated: true, Latest: "2026.05.1", Warnings: []string{"The disk is nearly full."},
-			CertNotAfter: begin.Add(10 * 24 * time.Hour), Details: true, LastSync: begin.Add(-27 * time.Hour)}
+		r := fleet.Result{
+			Health: fleet.Degraded, Reached: true, Version: "2026.04.1", Channel: "dev", Deprecated: true, Latest: "2026.05.1", Warnings: []string{"The disk is nearly full."},
+			CertNotAfter: begin.Add(10 * 24 * time.Hour), Details: true, LastSync: begin.Add(-27 * time.Hour),
+		}
 		if name == "bolt" {
 			return fleet.Result{}
 		}
@@ -316,19 +318,19 @@ func patience(t *testing.T) {
 	}
 	b.answers(troubled)
 	stop := b.run()
-	time.Sleep(20 * time.Minute)
+	waitFor(20 * time.Minute)
 	b.expect("at once", "acme deprecated opened", "acme certificate opened", "acme stale opened")
 	b.answers(nil)
-	time.Sleep(5 * time.Minute)
+	waitFor(5 * time.Minute)
 	b.answers(troubled)
-	time.Sleep(25 * time.Minute)
+	waitFor(25 * time.Minute)
 	b.heard()
 	stop()
 	defer b.run()()
 	b.expect("before half an hour")
-	time.Sleep(10 * time.Minute)
+	waitFor(10 * time.Minute)
 	b.expect("after half an hour", "acme degraded opened")
-	time.Sleep(24 * time.Hour)
+	waitFor(24 * time.Hour)
 	b.expect("after a day", "acme drift opened")
 	for _, i := range b.incidents() {
 		if i.Kind == string(fleet.KindDegraded) && i.Summary != "It is degraded: The disk is nearly full." || i.Kind == string(fleet.KindDrift) && i.Summary != "It runs channel dev, wanted stable." {
@@ -345,12 +347,12 @@ func leaving(t *testing.T) {
 	b := newBench(t, "acme", "bolt")
 	b.answers(of(refused, "acme"))
 	stop := b.run()
-	time.Sleep(10 * time.Minute)
+	waitFor(10 * time.Minute)
 	stop()
 	b.expect("before", "acme unreachable opened")
 	b.o.Inventory.Instances = b.o.Inventory.Instances[1:]
 	defer b.run()()
-	time.Sleep(10 * time.Minute)
+	waitFor(10 * time.Minute)
 	b.expect("after", "acme unreachable closed")
 	if i := b.incidents(); len(i) != 1 || i[0].Ending != "It is not in the inventory any more." {
 		t.Errorf("%+v", i)
@@ -360,22 +362,22 @@ func leaving(t *testing.T) {
 func refusals(t *testing.T) {
 	b := newBench(t, "acme", "bolt", "cube")
 	defer b.run()()
-	time.Sleep(5 * time.Minute)
+	waitFor(5 * time.Minute)
 	b.refuses(&alert.Error{Why: "HTTP 503"})
 	b.answers(of(refused, "acme"))
-	time.Sleep(10 * time.Minute)
+	waitFor(10 * time.Minute)
 	b.answers(of(refused, "bolt"))
-	time.Sleep(10 * time.Minute)
+	waitFor(10 * time.Minute)
 	waiting, err := b.o.Store.Unsaid(t.Context())
 	if err != nil || len(waiting) != 1 || waiting[0].Channel != "chat" || waiting[0].Waiting != 3 || waiting[0].Error != "HTTP 503" {
 		t.Errorf("%+v: %v", waiting, err)
 	}
 	b.refuses(nil)
-	time.Sleep(20 * time.Minute)
+	waitFor(20 * time.Minute)
 	b.expect("in the end", "acme unreachable opened", "bolt unreachable opened", "acme unreachable closed")
 	b.refuses(&alert.Error{Why: "invalid_payload", Final: true})
 	b.answers(nil)
-	time.Sleep(time.Hour)
+	waitFor(time.Hour)
 	if waiting, err = b.o.Store.Unsaid(t.Context()); err != nil || len(waiting) != 0 {
 		t.Errorf("what is refused for good waits on: %+v: %v", waiting, err)
 	}
@@ -384,7 +386,7 @@ func refusals(t *testing.T) {
 func twoMonitors(t *testing.T) {
 	b := newBench(t, "acme", "bolt")
 	defer b.run()()
-	time.Sleep(time.Minute)
+	waitFor(time.Minute)
 	second, err := monitor.New(b.o)
 	if err != nil {
 		t.Fatal(err)
@@ -397,7 +399,7 @@ func twoMonitors(t *testing.T) {
 func lockedStore(t *testing.T) {
 	b := newBench(t, manyNames(20)...)
 	defer b.run()()
-	time.Sleep(5 * time.Minute)
+	waitFor(5 * time.Minute)
 	other, err := sql.Open("sqlite", "file:"+filepath.Join(b.dir, store.File)+"?_txlock=immediate")
 	if err != nil {
 		t.Fatal(err)
@@ -409,9 +411,9 @@ func lockedStore(t *testing.T) {
 	}
 	before := b.times("acme-003")
 	b.answers(of(refused, "acme-003"))
-	time.Sleep(20 * time.Minute)
+	waitFor(20 * time.Minute)
 	b.answers(of(refused, "acme-004"))
-	time.Sleep(20 * time.Minute)
+	waitFor(20 * time.Minute)
 	if asked := b.times("acme-003") - before; asked < 78 {
 		t.Errorf("it was asked %d times in 40 minutes", asked)
 	}
@@ -422,7 +424,7 @@ func lockedStore(t *testing.T) {
 	if err := lock.Rollback(); err != nil {
 		t.Fatal(err)
 	}
-	time.Sleep(5 * time.Minute)
+	waitFor(5 * time.Minute)
 	b.expect("after that", "monitor closed", "acme-003 unreachable opened", "acme-004 unreachable opened", "acme-003 unreachable closed")
 	if c := b.m.Condition(); c.Store != "" {
 		t.Errorf("the condition is %+v", c)
@@ -432,7 +434,7 @@ func lockedStore(t *testing.T) {
 func slowReader(t *testing.T) {
 	b := newBench(t, manyNames(300)...)
 	defer b.run()()
-	time.Sleep(5 * time.Minute)
+	waitFor(5 * time.Minute)
 	slow, stopSlow := b.m.Subscribe()
 	quick, stopQuick := b.m.Subscribe()
 	defer stopSlow()
@@ -449,12 +451,12 @@ func slowReader(t *testing.T) {
 			}
 		}
 	}()
-	time.Sleep(time.Minute)
+	waitFor(time.Minute)
 	if len(seen) != 0 {
 		t.Errorf("%d events without a change", len(seen))
 	}
 	b.answers(of(refused))
-	time.Sleep(5 * time.Minute)
+	waitFor(5 * time.Minute)
 	if len(seen) != 300 || seen["acme-299"] != fleet.Unreachable {
 		t.Errorf("the quick reader saw %d", len(seen))
 	}
@@ -473,11 +475,11 @@ func notKeepingUp(t *testing.T) {
 	b := newBench(t, manyNames(20)...)
 	b.o.Workers = 1
 	b.o.Probe = func(ctx context.Context, in fleet.Instance) fleet.Result {
-		time.Sleep(5 * time.Second) // 20 of these take more than an interval
+		waitFor(5 * time.Second) // 20 of these take more than an interval
 		return b.probe(ctx, in)
 	}
 	stop := b.run()
-	time.Sleep(30 * time.Minute)
+	waitFor(30 * time.Minute)
 	stop()
 	least := 1000
 	for _, n := range b.asked {
@@ -492,14 +494,14 @@ func notKeepingUp(t *testing.T) {
 func uptime(t *testing.T) {
 	b := newBench(t, "acme", "bolt")
 	stop := b.run()
-	time.Sleep(time.Hour)
+	waitFor(time.Hour)
 	b.answers(of(refused, "acme"))
-	time.Sleep(time.Hour)
+	waitFor(time.Hour)
 	stop()
-	time.Sleep(time.Hour) // nobody watches
+	waitFor(time.Hour) // nobody watches
 	b.answers(nil)
 	defer b.run()()
-	time.Sleep(time.Hour)
+	waitFor(time.Hour)
 	u, err := b.o.Store.Uptime(t.Context(), "acme", time.Now(), 4*time.Hour, 90*time.Minute)
 	if err != nil {
 		t.Fatal(err)

@@ -26,7 +26,7 @@ import (
 func stateDir(t *testing.T) string {
 	t.Helper()
 	if info, err := os.Stat("/dev/shm"); err == nil && info.IsDir() {
-		dir, err := os.MkdirTemp("/dev/shm", "agnes-monitor-")
+		dir, err := os.MkdirTemp("/dev/shm", "agnes-monitor-") //nolint:usetesting // in memory
 		if err == nil {
 			t.Cleanup(func() { _ = os.RemoveAll(dir) })
 			return dir
@@ -50,18 +50,16 @@ type world struct {
 	rand    *rand.Rand
 	mu      sync.Mutex
 	members map[string]*flapper
-	dead    *atomic.Bool // of the monitor that runs
 
-	probes     int
-	onProbe    func(probes int)
-	onArrival  func(arrivals int)
-	arrivals   int
-	heard      map[string]map[string]int // channel: incident and event: arrivals
-	messages   map[string]map[string]int // channel: message: arrivals
-	cut        map[string]map[string]int // channel: message: deaths between arrival and note
-	items      map[string]alert.Item     // by incident and event
-	remembered map[string]bool           // ids that the receiver of "hook" knows
-	refusals   int
+	probes    int
+	onProbe   func(probes int)
+	onArrival func(arrivals int)
+	arrivals  int
+	heard     map[string]map[string]int // channel: incident and event: arrivals
+	messages  map[string]map[string]int // channel: message: arrivals
+	cut       map[string]map[string]int // channel: message: deaths between arrival and note
+	items     map[string]alert.Item     // by incident and event
+	refusals  int
 }
 
 // probe answers as the round of the moment has it.
@@ -85,7 +83,7 @@ func (w *world) probe(_ context.Context, in fleet.Instance) fleet.Result {
 		r.Version, r.Channel = "2026.04.1", "stable"
 	}
 	if probes%16 == 0 {
-		time.Sleep(time.Duration(probes%977) * time.Millisecond)
+		waitFor(time.Duration(probes%977) * time.Millisecond)
 	}
 	return r
 }
@@ -101,7 +99,7 @@ type channel struct {
 var errNoNetwork = errors.New("the network is down")
 
 func (c channel) Send(_ context.Context, m alert.Message) (string, error) {
-	time.Sleep(70*time.Millisecond + time.Duration(len(m.ID)+int(m.ID[0])))
+	waitFor(70*time.Millisecond + time.Duration(len(m.ID)+int(m.ID[0])))
 	c.w.mu.Lock()
 	if c.dead.Load() {
 		c.w.mu.Unlock()
@@ -127,7 +125,7 @@ func (c channel) Send(_ context.Context, m alert.Message) (string, error) {
 	if hook != nil {
 		hook(arrivals)
 	}
-	time.Sleep(30 * time.Millisecond)
+	waitFor(30 * time.Millisecond)
 	if c.dead.Load() {
 		c.w.mu.Lock()
 		c.w.cut[c.name][m.ID]++
@@ -274,10 +272,13 @@ func (l *life) kill() {
 	}
 }
 
+// died returns when the process is gone.
+func (l *life) died() error { return <-l.done }
+
 // end is a monitor that may finish.
 func (l *life) end() {
 	l.cancel()
-	if err := <-l.done; err != nil {
+	if err := l.died(); err != nil {
 		l.w.t.Errorf("a monitor ended with %v", err)
 	}
 	_ = l.st.Close()
@@ -309,7 +310,7 @@ func TestAMonthOfFlappingIsToldExactlyOnceOverFiftyRestarts(t *testing.T) {
 			w.sleep(until)
 			switch {
 			case n == restarts:
-				time.Sleep(5 * time.Minute) // the last messages
+				waitFor(5 * time.Minute) // the last messages
 				l.end()
 			case n%2 == 0:
 				deaths["finished"]++
@@ -317,19 +318,19 @@ func TestAMonthOfFlappingIsToldExactlyOnceOverFiftyRestarts(t *testing.T) {
 			case n%6 == 1:
 				deaths["killed while it waited"]++
 				l.kill()
-				<-l.done
+				_ = l.died() // it could not finish
 			case n%6 == 3:
 				deaths["killed in a round"]++
 				w.hook(func() { w.onProbe = w.once(w.probes+1+w.rand.IntN(50), func() { go l.kill() }) })
-				<-l.done
+				_ = l.died() // it could not finish
 			default:
 				deaths["killed between arrival and note"]++
 				w.hook(func() { w.onArrival = w.once(w.arrivals+1, l.kill) })
-				<-l.done
+				_ = l.died() // it could not finish
 			}
 			w.hook(func() { w.onProbe, w.onArrival = nil, nil })
 			if n < restarts {
-				time.Sleep(time.Duration(w.rand.Int64N(int64(time.Minute))))
+				waitFor(time.Duration(w.rand.Int64N(int64(time.Minute))))
 			}
 		}
 		w.compare(deaths)
@@ -343,7 +344,7 @@ func (w *world) hook(f func()) {
 	f()
 }
 
-func (w *world) sleep(until time.Time) { time.Sleep(time.Until(until)) }
+func (w *world) sleep(until time.Time) { waitFor(time.Until(until)) }
 
 // once calls f at the nth event.
 func (w *world) once(n int, f func()) func(int) {

@@ -20,11 +20,12 @@ const (
 	firstRetry = time.Second      // of a batch that was not written; doubled each time
 	lastRetry  = 30 * time.Second
 	muteAfter  = time.Minute // without a store, until people are told by other ways
+	batchTakes = 1000        // results that a batch waits for, where one follows the other
 	mostWaits  = 50_000      // changes and latencies that wait for the store
 )
 
 // record takes results in until there are no more.
-func (m *Monitor) record(ctx context.Context) {
+func (m *Monitor) record() {
 	defer close(m.batches)
 	tick := time.NewTicker(ownTick)
 	defer tick.Stop()
@@ -36,7 +37,7 @@ func (m *Monitor) record(ctx context.Context) {
 		select {
 		case o, more := <-m.done:
 			if !more {
-				m.end(ctx)
+				m.end()
 				return
 			}
 			m.take(o)
@@ -50,15 +51,16 @@ func (m *Monitor) record(ctx context.Context) {
 
 // handOver gives the batch to the writer where that is free.
 func (m *Monitor) handOver() {
-	if m.writing || m.batch.Empty() || len(m.done) > 0 && len(m.batch.Minds) < 1000 {
+	if m.writing || m.batch.Empty() || len(m.done) > 0 && m.taken < batchTakes {
 		return // what waits comes along in the same transaction
 	}
+	m.taken = 0
 	m.batches <- m.batch
 	m.batch, m.writing = store.Batch{}, true
 }
 
 // end writes what is left.
-func (m *Monitor) end(ctx context.Context) {
+func (m *Monitor) end() {
 	now := time.Now()
 	for i := range m.watched {
 		w := &m.watched[i]
@@ -90,6 +92,7 @@ func (m *Monitor) alive(now time.Time) {
 // known whose fault it is that others do not.
 func (m *Monitor) take(o outcome) {
 	m.rounds.Add(1)
+	m.taken++
 	w := &m.watched[o.i]
 	if o.r.Fault == fleet.FaultTimeout && m.starved.Load() >= o.r.At.Add(-time.Second).UnixNano() {
 		o.r.SelfTrouble = true // it may have answered while we did not run
@@ -192,7 +195,7 @@ func (m *Monitor) lookAtItself(now time.Time) {
 		}
 		m.batch.Opened = append(m.batch.Opened, store.Opening{Incident: i, To: m.tell(fleet.Instance{}, fleet.KindMonitor)})
 		t.Incident = &open{ID: i.ID, Kind: fleet.KindMonitor}
-		m.log.LogAttrs(context.Background(), slog.LevelError, i.Summary, slog.String("hint", i.Hint))
+		m.log.LogAttrs(context.Background(), slog.LevelError, "the monitor cannot reach the fleet", slog.Int("failed", ours), slog.Int("probes", total), slog.String("hint", i.Hint))
 		changed = true
 	case t.Incident != nil && t.Record.Standing == fleet.Up:
 		m.batch.Closed = append(m.batch.Closed, store.Closing{ID: t.Incident.ID, At: now, Ending: endings[itself]})

@@ -35,7 +35,11 @@ type turns []turn
 func (t turns) Len() int           { return len(t) }
 func (t turns) Less(a, b int) bool { return t[a].at.Before(t[b].at) }
 func (t turns) Swap(a, b int)      { t[a], t[b] = t[b], t[a] }
-func (t *turns) Push(x any)        { *t = append(*t, x.(turn)) } //nolint:forcetypeassert // of heap alone
+
+// Push and Pop serve container/heap.
+func (t *turns) Push(x any) { *t = append(*t, x.(turn)) } //nolint:forcetypeassert // of heap alone
+
+// Pop takes the last one.
 func (t *turns) Pop() any {
 	last := len(*t) - 1
 	x := (*t)[last]

@@ -188,7 +188,7 @@ func (w *writer) run(query string, args ...any) {
 		if w.err = err; err != nil {
 			return
 		}
-		stmt = w.tx.StmtContext(w.ctx, of)
+		stmt = w.tx.StmtContext(w.ctx, of) //nolint:sqlclosecheck // ends with its transaction
 		w.prepared[query] = stmt
 	}
 	_, w.err = stmt.ExecContext(w.ctx, args...)
@@ -224,7 +224,7 @@ func (s *Store) Minds(ctx context.Context) (map[string][]byte, error) {
 
 // rows hands each row of an answer to f.
 func (s *Store) rows(ctx context.Context, f func(*sql.Rows) error, query string, args ...any) error {
-	stmt, err := s.statement(ctx, query)
+	stmt, err := s.statement(ctx, query) //nolint:sqlclosecheck // it is kept for the next time
 	if err != nil {
 		return err
 	}

@@ -43,7 +43,7 @@ type Grouping struct {
 // when to ask again; zero where nothing waits.
 func (s *Store) Compose(ctx context.Context, channel string, now time.Time, g Grouping) (next time.Time, err error) {
 	var oldest, newest sql.NullInt64
-	waiting, err := s.statement(ctx, "SELECT MIN(made), MAX(made) FROM outbox WHERE channel = ? AND message IS NULL")
+	waiting, err := s.statement(ctx, "SELECT MIN(made), MAX(made) FROM outbox WHERE channel = ? AND message IS NULL") //nolint:sqlclosecheck // it is kept for the next time
 	if err != nil {
 		return next, err
 	}
@@ -120,7 +120,7 @@ func (c *composer) waiting(event string) (all []int64, err error) {
 	if err != nil {
 		return nil, err
 	}
-	rows, err := c.w.tx.StmtContext(c.w.ctx, stmt).QueryContext(c.w.ctx, c.channel, event)
+	rows, err := c.w.tx.StmtContext(c.w.ctx, stmt).QueryContext(c.w.ctx, c.channel, event) //nolint:sqlclosecheck // the statement ends with its transaction
 	if err != nil {
 		return nil, err
 	}
@@ -151,13 +151,15 @@ func (c *composer) message(thread string, seqs []int64) error {
 	return c.w.err
 }
 
+const oldestPending = `SELECT id, thread, attempts, made, next, (SELECT COUNT(*) FROM outbox o JOIN message t ON t.id = o.message JOIN incident i ON i.id = o.incident
+		WHERE message.thread <> '' AND t.thread = message.thread AND t.channel = message.channel AND o.event = 'opened' AND i.closed IS NULL)
+		FROM message WHERE channel = ? AND state = 'pending' ORDER BY made, rowid LIMIT 1`
+
 // Pending returns the oldest message of a channel that has not arrived, whether
 // its time has come or not; ok is false where there is none.
 func (s *Store) Pending(ctx context.Context, channel string) (m Message, ok bool, err error) {
 	var made, next int64
-	oldest, err := s.statement(ctx, `SELECT id, thread, attempts, made, next, (SELECT COUNT(*) FROM outbox o JOIN message t ON t.id = o.message JOIN incident i ON i.id = o.incident
-		WHERE message.thread <> '' AND t.thread = message.thread AND t.channel = message.channel AND o.event = 'opened' AND i.closed IS NULL)
-		FROM message WHERE channel = ? AND state = 'pending' ORDER BY made, rowid LIMIT 1`)
+	oldest, err := s.statement(ctx, oldestPending) //nolint:sqlclosecheck // it is kept for the next time
 	if err != nil {
 		return m, false, err
 	}

@@ -123,7 +123,7 @@ func (s *Store) statement(ctx context.Context, query string) (*sql.Stmt, error) 
 	if known := s.prepared[query]; known != nil {
 		return known, nil
 	}
-	made, err := s.db.PrepareContext(ctx, query)
+	made, err := s.db.PrepareContext(ctx, query) //nolint:sqlclosecheck // it is kept for the next time
 	if err != nil {
 		return nil, unusable(err, s.path)
 	}
