@@ -12,12 +12,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/keboola/agnes-the-ai-analyst/e2e/fleetsim/sim"
+	"github.com/keboola/agnes-the-ai-analyst/fleet"
 	"github.com/keboola/agnes-the-ai-analyst/fleet/store"
 )
 
@@ -130,8 +132,15 @@ func TestBenchWatchingTenThousand(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = s.Close() }()
-	if i, err := s.Incidents(t.Context(), store.IncidentQuery{}); err != nil || len(i) > 0 {
-		t.Errorf("%d incidents of a fleet that is well: %v", len(i), err)
+	i, err := s.Incidents(t.Context(), store.IncidentQuery{Limit: 1 << 20})
+	// Some of the simulator's versions are deprecated, which is right to say.
+	i = slices.DeleteFunc(i, func(one store.Incident) bool { return one.Kind == string(fleet.KindDeprecated) })
+	if err != nil || len(i) > 0 {
+		kinds := map[string]int{}
+		for _, one := range i {
+			kinds[one.Kind+": "+one.Summary[:min(len(one.Summary), 40)]]++
+		}
+		t.Errorf("%d incidents of a fleet that is well: %v %v", len(i), kinds, err)
 	}
 	info, err := os.Stat(filepath.Join(p.State, store.File))
 	if err != nil {
