@@ -304,7 +304,7 @@ const unnamed = `(() => {
   }
   for (const s of ['main', 'header', 'nav[aria-label]', 'h1', 'html[lang]', '[aria-live]']) if (!document.querySelector(s)) bad.push('no ' + s);
   const wide = document.documentElement.scrollWidth - innerWidth;
-  if (wide > 0) bad.push('wider than the window by ' + wide + ': ' + [...document.querySelectorAll('body *')].filter((e) => e.getBoundingClientRect().right > innerWidth + 1).slice(0, 6).map((e) => e.tagName + '.' + e.className).join(', '));
+  if (wide > 0) bad.push('wider than the window by ' + wide + ': ' + [...document.querySelectorAll('body *')].filter((e) => e.getBoundingClientRect().right > innerWidth + 1 && !e.closest('.versions')).slice(0, 6).map((e) => e.tagName + '.' + e.className).join(', '));
   return bad;
 })()`
 
@@ -354,6 +354,8 @@ func TestTheFleetsPageInABrowser(t *testing.T) {
 	if err := p.sim.Set(quick, sim.State{Fault: sim.SaysUnhealthy, Version: "2026.04.7", Channel: "stable"}); err != nil {
 		t.Fatal(err)
 	}
+	// What an empty answer takes meanwhile says how busy this machine is.
+	is[bool](b, `(() => { window.lag = 0; (async () => { for (;;) { const t = performance.now(); await fetch('/healthz'); window.lag = Math.max(window.lag, performance.now() - t); await new Promise((r) => setTimeout(r, 50)); } })(); return true; })()`)
 	changed := time.Now()
 	known := make(chan time.Time, 1)
 	go func() { // when the monitor has it
@@ -365,8 +367,10 @@ func TestTheFleetsPageInABrowser(t *testing.T) {
 	b.until(`document.getElementById('c-sim-00007').classList.contains('unhealthy')`)
 	seen := time.Now()
 	probed := <-known
-	t.Logf("a change was seen in the browser %s after the probe that found it, which came %s after the change", seen.Sub(probed).Round(time.Millisecond), probed.Sub(changed).Round(time.Millisecond))
-	if since := seen.Sub(probed); since > 5*time.Second { // two are the promise
+	lag := time.Duration(is[float64](b, `window.lag`) * float64(time.Millisecond))
+	t.Logf("a change was seen in the browser %s after the probe that found it, which came %s after the change; an empty answer took up to %s then",
+		seen.Sub(probed).Round(time.Millisecond), probed.Sub(changed).Round(time.Millisecond), lag.Round(time.Millisecond))
+	if since := seen.Sub(probed); since > 2*time.Second+5*lag {
 		t.Errorf("a change was seen %s after its probe", since)
 	}
 	b.until(`/sim-|instances/.test(document.getElementById('said').textContent)`) // screen readers hear it
