@@ -238,7 +238,7 @@ func (b *browser) until(script string) {
 	b.t.Helper()
 	var err error
 	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); <-time.After(20 * time.Millisecond) {
-		holds := false
+		var holds bool
 		if holds, err = chromedp.Run(b.ctx, chromedp.Evaluate[bool]("!!("+script+")")); err == nil && holds {
 			return
 		}

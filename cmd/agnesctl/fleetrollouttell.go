@@ -117,8 +117,10 @@ func (t *rolloutTeller) messages(e rollout.Event) []alert.Message {
 		m.News = fmt.Sprintf("%s, wave %s: %s%s", what, e.Wave, e.Event, detail)
 		return []alert.Message{m}
 	}
-	item := alert.Item{Incident: e.Rollout, Name: what, Kind: fleet.KindRollout, Event: alert.Opened, Opened: e.At,
-		Summary: e.Detail, Hint: "agnesctl fleet rollout --status " + e.Rollout}
+	item := alert.Item{
+		Incident: e.Rollout, Name: what, Kind: fleet.KindRollout, Event: alert.Opened, Opened: e.At,
+		Summary: e.Detail, Hint: "agnesctl fleet rollout --status " + e.Rollout,
+	}
 	switch rollout.State(e.Event) {
 	case rollout.Failed, rollout.Stopped:
 		m.Open, m.Items = 1, []alert.Item{item}

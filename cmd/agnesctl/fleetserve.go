@@ -152,6 +152,9 @@ func (s *fleetServer) run(ctx context.Context) error {
 		return cli.UsageError("Expected --interval and --refresh of a second or more.")
 	}
 	access, err := s.access()
+	if err == nil {
+		err = access.Check()
+	}
 	if err != nil {
 		return err
 	}

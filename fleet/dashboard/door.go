@@ -59,6 +59,12 @@ func newDoor(a Access, log *slog.Logger) (*door, error) {
 	return d, nil
 }
 
+// Check says what is wrong with an Access, before anything is started.
+func (a Access) Check() error {
+	_, err := newDoor(a, slog.New(slog.DiscardHandler))
+	return err
+}
+
 // enter finds out who a request is from.
 func (d *door) enter(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

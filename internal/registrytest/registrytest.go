@@ -11,7 +11,6 @@ import (
 	"bytes"
 	"fmt"
 	"net"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -47,7 +46,7 @@ func start(t testing.TB, users string) (host string) {
 		}
 		t.Skip(text)
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -68,7 +67,7 @@ func start(t testing.TB, users string) (host string) {
 		t.Fatal(err)
 	}
 	var said bytes.Buffer
-	cmd := exec.CommandContext(t.Context(), program, "serve", config)
+	cmd := exec.CommandContext(t.Context(), program, "serve", config) //nolint:gosec // found on the path
 	cmd.Stdout, cmd.Stderr = &said, &said
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -76,8 +75,8 @@ func start(t testing.TB, users string) (host string) {
 	t.Cleanup(func() { _ = cmd.Wait() }) // the test's context has ended it
 	deadline := time.Now().Add(30 * time.Second)
 	for {
-		if resp, err := http.Get("http://" + host + "/v2/"); err == nil {
-			_ = resp.Body.Close()
+		if conn, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", host); err == nil {
+			_ = conn.Close()
 			return host
 		}
 		if time.Now().After(deadline) {
