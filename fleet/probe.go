@@ -97,8 +97,8 @@ type ProbeOptions struct {
 	Concurrency int           // probes at once in a sweep; 256 when zero; fewer where descriptors are scarce
 	Connect     time.Duration // limit of name, connection and TLS together; 1.5 s when zero
 	Timeout     time.Duration // limit of a probe whose instance has none; 5 s when zero
-	MaxIdle     int           // connections kept between sweeps, each some 25 KB; 512 when zero, none when negative
-	MaxSessions int           // TLS sessions kept for each authority, each some 5 KB; 4,096 when zero, none when negative
+	MaxIdle     int           // connections kept between sweeps, each some 25 KB; 16,384 when zero, none when negative
+	MaxSessions int           // TLS sessions kept for each authority, each some 5 KB; 16,384 when zero, none when negative
 	Seed        uint64        // of the jitter; give pollers of one fleet the same one
 	Beacons     []string      // host:port outside the fleet that are up whenever our network is
 
@@ -111,8 +111,8 @@ const (
 	defaultConnect     = 1500 * time.Millisecond // a lost SYN is sent again after one second, and the next time after three
 	defaultTimeout     = 5 * time.Second
 	defaultInterval    = 30 * time.Second
-	defaultIdle        = 512
-	defaultSessions    = 4096
+	defaultIdle        = 16_384
+	defaultSessions    = 16_384
 )
 
 // Prober asks instances how they are. It only reads. It keeps connections and
