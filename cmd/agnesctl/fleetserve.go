@@ -254,10 +254,14 @@ func (s *fleetServer) watch(ctx context.Context, inventory *fleet.Inventory, ser
 
 // name is what people call the inventory.
 func (s *fleetServer) name() string {
+	name := s.f.file
 	if s.f.git != "" {
-		return s.f.git + " " + s.f.file
+		name = s.f.git + " " + name
 	}
-	return s.f.file
+	if s.shard.Count > 1 {
+		name += " (shard " + s.shard.String() + ")"
+	}
+	return name
 }
 
 func (s *fleetServer) monitor(inventory *fleet.Inventory) (*monitor.Monitor, error) {

@@ -170,7 +170,7 @@ func HashLogin(name string, password redact.Secret) (string, error) {
 }
 
 // errLogin is of a name or password that is wrong: which one, nobody is told.
-var errLogin = errors.New("the name or the password is wrong") //nolint:gochecknoglobals // a sentinel
+var errLogin = errors.New("the name or the password is wrong")
 
 // check says whether a password is a user's. It is slow on purpose.
 func (k *keys) check(user, password string) error {

@@ -407,6 +407,19 @@ func TestWhatWasSeenStaysUntilTheNextMonitorHasLooked(t *testing.T) {
 	}
 }
 
+func TestThePageGoesOnWithoutItsStore(t *testing.T) {
+	t.Parallel()
+	g := newRig(t, Access{}, healthy("acme", "2026.04.3"))
+	if err := g.store.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{"/", "/i/acme"} {
+		if status, body := g.get(t, path); status != http.StatusOK || !strings.Contains(body, "2026.04.3") || !strings.Contains(body, "--state DIR") {
+			t.Errorf("%s: %d %s", path, status, body)
+		}
+	}
+}
+
 func TestAnEmptyFleetSaysHowToBegin(t *testing.T) {
 	t.Parallel()
 	g := newRig(t, Access{})

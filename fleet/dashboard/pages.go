@@ -128,7 +128,9 @@ type overviewView struct {
 	Incidents []store.Incident
 	Rollouts  []rollout.Rollout // that run
 	Empty     bool
-	Size      string // of the grid's cells
+	Size      string         // of the grid's cells
+	Forgets   string         // why the monitor cannot write what it learns
+	Trouble   *problem.Error // what is remembered cannot be read
 	seq       int64
 }
 
@@ -175,26 +177,32 @@ func (s *Server) overview(w http.ResponseWriter, r *http.Request) {
 			v.Pages = append(v.Pages, 0)
 		}
 	}
-	var err error
-	if v.Incidents, err = s.o.Store.Incidents(r.Context(), store.IncidentQuery{OpenOnly: true, Limit: 6}); err != nil {
-		s.fail(w, r, err)
-		return
+	if _, live, _ := s.current(); live != nil {
+		v.Forgets = live.Condition().Store
 	}
-	rollouts, err := s.lately(r.Context(), 5)
-	if err != nil {
-		s.fail(w, r, err)
-		return
-	}
-	for _, one := range rollouts {
-		if running(one) {
-			v.Rollouts = append(v.Rollouts, one)
-		}
+	if err := s.addRecords(r.Context(), &v); err != nil { // what is seen now is shown all the same
+		s.log.Error("what is remembered cannot be read", "error", err)
+		v.Trouble = problem.As(err)
 	}
 	status := http.StatusOK
 	if v.Filter.Wrong != nil {
 		status = http.StatusBadRequest
 	}
 	s.render(w, r, status, "overview", "Overview", v)
+}
+
+// addRecords adds what the store knows.
+func (s *Server) addRecords(ctx context.Context, v *overviewView) (err error) {
+	if v.Incidents, err = s.o.Store.Incidents(ctx, store.IncidentQuery{OpenOnly: true, Limit: 6}); err != nil {
+		return err
+	}
+	rollouts, err := s.lately(ctx, 5)
+	for _, one := range rollouts {
+		if running(one) {
+			v.Rollouts = append(v.Rollouts, one)
+		}
+	}
+	return err
 }
 
 // slice returns the rows of the filter's page in order, what is before them, and

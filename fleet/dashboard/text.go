@@ -55,9 +55,16 @@ func functions() template.FuncMap {
 		"driftChoices": func() []string { return []string{"yes", "no", "unknown"} },
 		"columns": func() []column {
 			return []column{
-				{"name", "Instance", false, true}, {"state", "State", false, true}, {"version", "Version", false, true},
-				{"channel", "Channel", false, true}, {"wanted", "Wanted", false, true}, {"drift", "Drift", false, true},
-				{"age", "Data", true, true}, {"latency", "Latency", true, true}, {"says", "Says", false, false}, {"probed", "Asked", true, true},
+				{"name", "Instance", false, true},
+				{"state", "State", false, true},
+				{"version", "Version", false, true},
+				{"channel", "Channel", false, true},
+				{"wanted", "Wanted", false, true},
+				{"drift", "Drift", false, true},
+				{"age", "Data", true, true},
+				{"latency", "Latency", true, true},
+				{"says", "Says", false, false},
+				{"probed", "Asked", true, true},
 			}
 		},
 		"short": func(text string, n int) string {

@@ -1,0 +1,95 @@
+package main
+
+import (
+	"encoding/json"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/keboola/agnes-the-ai-analyst/fleet"
+	"github.com/keboola/agnes-the-ai-analyst/fleet/rollout"
+	"github.com/keboola/agnes-the-ai-analyst/fleet/store"
+)
+
+func TestAChangeOfAnyFileOfAnInventoryIsSeen(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	write := func(name, text string) {
+		t.Helper()
+		path := filepath.Join(dir, name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("fleet.yaml", "include: [customers/*.yaml]\n")
+	write("customers/a.yaml", "instances: [{name: acme, url: https://data.acme.com}]\n")
+	inventory, err := fleet.Load(filepath.Join(dir, "fleet.yaml"), fleet.LoadOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	last := stampOf(inventory.Files)
+	for _, change := range []func(){
+		func() { write("fleet.yaml", "include: [customers/*.yaml]\n# changed\n") },
+		func() { write("customers/a.yaml", "instances: [{name: acme2, url: https://data.acme.com}]\n") },
+		func() { write("customers/b.yaml", "instances: [{name: bolt, url: https://bolt.acme.com}]\n") }, // a new one
+		func() { _ = os.Remove(filepath.Join(dir, "customers/a.yaml")) },
+	} {
+		change()
+		now := stampOf(inventory.Files)
+		if now == last {
+			t.Errorf("a change was not seen:\n%s", now)
+		}
+		last = now
+	}
+	if stampOf(inventory.Files) != last {
+		t.Error("a change was seen where there was none")
+	}
+}
+
+func TestARolloutSilencesOnlyWhatItIsAtWorkOn(t *testing.T) {
+	t.Parallel()
+	s, err := store.Open(t.Context(), t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = s.Close() }()
+	now := time.Now()
+	lease := store.Lease{Name: "test", Nonce: "n", Since: now, Expires: now.Add(time.Hour)}
+	if _, err := s.TakeLease(t.Context(), lease, now, func(string) bool { return false }); err != nil {
+		t.Fatal(err)
+	}
+	one := rollout.Rollout{ID: "r1", State: rollout.Running, Started: now, Waves: []rollout.WaveState{
+		{Name: "canary", State: rollout.WavePassed, Members: []rollout.Member{{Name: "passed", State: rollout.Taken}}},
+		{Name: "rest", State: rollout.WaveTaking, Members: []rollout.Member{{Name: "taking", State: rollout.Taking, To: "2026.05.1"}, {Name: "back", State: rollout.TakingBack}, {Name: "bad", State: rollout.Bad}, {Name: "waiting", State: rollout.Waiting}}},
+	}}
+	save := func() {
+		t.Helper()
+		doc, err := json.Marshal(one)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.SaveRollout(t.Context(), store.Rollout{ID: one.ID, Started: now, State: string(one.State), Doc: doc}, lease); err != nil {
+			t.Fatal(err)
+		}
+	}
+	save()
+	r := &rolling{store: s, log: slog.New(slog.DiscardHandler)}
+	for name, want := range map[string]bool{"taking": true, "back": true, "passed": false, "bad": false, "waiting": false, "other": false} {
+		if reason, silent := r.silenced(name, now); silent != want {
+			t.Errorf("%s is silenced: %v %s", name, silent, reason)
+		}
+	}
+	if reason, _ := r.silenced("taking", now); reason != "The rollout r1 takes it to 2026.05.1." {
+		t.Error(reason)
+	}
+	one.State = rollout.Paused
+	save()
+	if _, silent := r.silenced("taking", now.Add(lookAtRollouts)); silent {
+		t.Error("a rollout that rests silences")
+	}
+}
