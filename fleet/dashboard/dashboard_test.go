@@ -414,7 +414,7 @@ func TestThePageGoesOnWithoutItsStore(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, path := range []string{"/", "/i/acme"} {
-		if status, body := g.get(t, path); status != http.StatusOK || !strings.Contains(body, "2026.04.3") || !strings.Contains(body, "--state DIR") {
+		if status, body := g.get(t, path); status != http.StatusOK || !strings.Contains(body, "2026.04.3") || !strings.Contains(body, "--state") {
 			t.Errorf("%s: %d %s", path, status, body)
 		}
 	}

@@ -3,6 +3,7 @@ package dashboard
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"html/template"
 	"net/http"
@@ -182,13 +183,21 @@ func (s *Server) overview(w http.ResponseWriter, r *http.Request) {
 	}
 	if err := s.addRecords(r.Context(), &v); err != nil { // what is seen now is shown all the same
 		s.log.Error("what is remembered cannot be read", "error", err)
-		v.Trouble = problem.As(err)
+		v.Trouble = unreadable(err)
 	}
 	status := http.StatusOK
 	if v.Filter.Wrong != nil {
 		status = http.StatusBadRequest
 	}
 	s.render(w, r, status, "overview", "Overview", v)
+}
+
+// unreadable says that the store cannot be read, in its own words where it has some.
+func unreadable(err error) *problem.Error {
+	if e, ok := errors.AsType[*problem.Error](err); ok {
+		return e
+	}
+	return problem.Wrap(err, problem.Internal, "What is remembered of the fleet cannot be read.", "Look at the folder of --state; the log says why.")
 }
 
 // addRecords adds what the store knows.
@@ -284,7 +293,7 @@ func (s *Server) instancePage(w http.ResponseWriter, r *http.Request) {
 	ctx, now := r.Context(), time.Now()
 	if err := s.remembered(ctx, &v, now); err != nil {
 		s.log.Error("history cannot be read", "name", one.Name, "error", err)
-		v.Trouble = problem.As(err)
+		v.Trouble = unreadable(err)
 	}
 	s.render(w, r, http.StatusOK, "instance", one.Name, v)
 }
