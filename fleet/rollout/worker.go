@@ -157,6 +157,12 @@ func (w *worker) arrive(ctx context.Context) Seen {
 		default:
 			ours, firstSick = 0, time.Time{}
 		}
+		if there && bad == "" { // at the end of its time, too: it has arrived, unless the next probe says otherwise
+			if pause.For(ctx, w.every) != nil {
+				return Seen{}
+			}
+			continue
+		}
 		if !time.Now().Before(until) || !firstSick.IsZero() && w.m.Delivery == fleet.Pull && time.Since(firstSick) >= sickFor {
 			return w.late(r, bad, ours > 0)
 		}
