@@ -36,6 +36,7 @@ type rolloutFlags struct {
 	unreachable  string
 	arriveWithin time.Duration
 	waveSoak     time.Duration
+	waveSoakSet  bool // 0s means no soak at all
 	retries      int
 	every        time.Duration
 	localLease   bool
@@ -85,6 +86,7 @@ Exit codes: 0 done; 1 a member failed and its wave was taken back; 4 refused;
 		if err := f.take(args); err != nil {
 			return err
 		}
+		f.waveSoakSet = c.Flags().Changed("wave-soak")
 		return f.run(c.Context())
 	}
 	return c
@@ -104,7 +106,7 @@ func (f *rolloutFlags) add(c *cobra.Command) {
 	flags.BoolVar(&f.dryRun, "dry-run", false, "show the plan, and change nothing")
 	flags.StringVar(&f.unreachable, "max-unreachable", "", "how many members may be out of reach before the rollout stops, a number or a share (max_unreachable of the inventory, else 5%)")
 	flags.DurationVar(&f.arriveWithin, "arrive-within", 0, "how long a member without a host may take to arrive (arrive_within of the inventory, else 2h)")
-	flags.DurationVar(&f.waveSoak, "wave-soak", -1, "how long each wave must stay well, in place of the inventory's soak")
+	flags.DurationVar(&f.waveSoak, "wave-soak", 0, "how long each wave must stay well, in place of the inventory's soak")
 	flags.IntVar(&f.retries, "retries", 1, "how often an inconclusive deploy is repeated")
 	flags.DurationVar(&f.every, "every", 5*time.Second, "time between two probes of a member")
 	flags.BoolVar(&f.localLease, "local-lease", false, "hold the rollout's lease in the folder of --state alone, and not in the fleet's git repository")

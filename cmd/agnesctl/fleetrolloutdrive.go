@@ -62,7 +62,7 @@ func (f *rolloutFlags) plan(ctx context.Context, inventory *fleet.Inventory, cho
 		MaxUnreachable: limit, ArriveWithin: cmp.Or(f.arriveWithin, inventory.Rollout.ArriveWithin), ErrorBudget: inventory.Rollout.ErrorBudget,
 		Now: now, By: whoami(), ID: newRolloutID(now), Seen: map[string]fleet.Result{},
 	}
-	if f.waveSoak >= 0 {
+	if f.waveSoakSet {
 		o.Soak = &f.waveSoak
 	}
 	if old.ID == "" {
