@@ -107,6 +107,15 @@ func quietHome(config []string, home string) []string {
 	return append(all, "SetEnv HOME="+home)
 }
 
+// Trust lets another key in, too: one operator reaches many hosts with one key.
+func (s *Server) Trust(keyFile string) {
+	s.t.Helper()
+	all := s.read(s.KeyFile+".pub") + s.read(keyFile+".pub")
+	if err := os.WriteFile(s.KeyFile+".pub", []byte(all), 0o600); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
 // Restart ends the server and its connections, as a power cut does, and starts
 // it again at the same address with the same keys.
 func (s *Server) Restart() {
