@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -345,18 +346,18 @@ func TestADeployThatIsKilledAtAnyStepIsEndedByTheNext(t *testing.T) {
 	second := s.release("good", nil)
 	before := s.data()
 	to := map[string]release{first.version: second, second.version: first}
+	kill := func(p *os.Process) { _ = p.Kill() }
 	for _, step := range deploySteps {
-		s.story(step, func(t *testing.T) {
+		s.story(step, func(t *testing.T) { s.through(t, to, before, step, kill, -1) })
+	}
+	for _, step := range []string{"pull", "switch", "smoke"} {
+		s.story("Ctrl-C, "+step, func(t *testing.T) {
 			old, _ := s.running()
-			r := to[old]
-			args := s.deployArgs([]string{"canary", "deploy"}, r)
-			if _, code := s.interrupted(args, step, func(p *os.Process) { _ = p.Kill() }); code != -1 {
-				t.Fatalf("the deploy ended with %d before it could be killed", code)
+			o, code := s.interrupted(s.deployArgs([]string{"canary", "deploy"}, to[old]), step, func(p *os.Process) { _ = p.Signal(os.Interrupt) })
+			if code != 130 || o.Verdict != "inconclusive" || !strings.Contains(o.Message, "interrupted from here") {
+				t.Errorf("the deploy ended with %d, %s: %s; an operator who changes his mind says nothing about the release", code, o.Verdict, o.Message)
 			}
-			if o, code := s.try(args); code != 0 {
-				t.Fatalf("the next deploy ended with %d: %+v", code, o)
-			}
-			s.holds(t, r.version, before)
+			s.holds(t, old, before)
 		})
 	}
 	bad := s.release("queryless", faultd(t), noQuery...)
@@ -364,7 +365,7 @@ func TestADeployThatIsKilledAtAnyStepIsEndedByTheNext(t *testing.T) {
 		s.story("the way back, "+step, func(t *testing.T) {
 			old, _ := s.running()
 			args := s.deployArgs([]string{"canary", "deploy"}, bad)
-			if _, code := s.interrupted(args, step, func(p *os.Process) { _ = p.Kill() }); code != -1 {
+			if _, code := s.interrupted(args, step, kill); code != -1 {
 				t.Fatalf("the deploy ended with %d before it could be killed", code)
 			}
 			o, code := s.try(args)
@@ -374,6 +375,25 @@ func TestADeployThatIsKilledAtAnyStepIsEndedByTheNext(t *testing.T) {
 			s.holds(t, old, before)
 		})
 	}
+}
+
+// through takes the host to the version that it does not run, with trouble at a
+// step, which ends the deploy with one of some exit codes, and where that is not
+// 0, once more, as the workflow does.
+func (s *site) through(t *testing.T, to map[string]release, before data, step string, trouble func(*os.Process), ends ...int) {
+	t.Helper()
+	old, _ := s.running()
+	args := s.deployArgs([]string{"canary", "deploy"}, to[old])
+	o, code := s.interrupted(args, step, trouble)
+	if !slices.Contains(ends, code) {
+		t.Fatalf("the deploy ended with %d, %s at %s, want one of %v: %+v", code, o.Verdict, o.failedAt(), ends, o)
+	}
+	if code != 0 {
+		if o, code = s.try(args); code != 0 {
+			t.Fatalf("the next deploy ended with %d: %+v", code, o)
+		}
+	}
+	s.holds(t, to[old].version, before)
 }
 
 // holds holds that a version runs with the data of before, and nothing is left.
@@ -398,36 +418,16 @@ func TestADeployOutlivesARestartOfItsHostAtAnyStep(t *testing.T) {
 	to := map[string]release{first.version: second, second.version: first}
 	for _, step := range deploySteps {
 		s.story(step, func(t *testing.T) {
-			old, _ := s.running()
-			r := to[old]
-			args := s.deployArgs([]string{"canary", "deploy"}, r)
-			o, code := s.interrupted(args, step, func(*os.Process) { s.docker.Restart() })
-			if code == 5 { // tried again, as the workflow does
-				o, code = s.try(args)
-			}
-			if code != 0 {
-				t.Fatalf("the deploy ended with %d, %s at %s: %+v", code, o.Verdict, o.failedAt(), o)
-			}
-			s.holds(t, r.version, before)
+			s.through(t, to, before, step, func(*os.Process) { s.docker.Restart() }, 0, 5)
 		})
 	}
 	for _, step := range []string{"backup", "switch", "ready"} {
 		s.story("a power cut, "+step, func(t *testing.T) {
-			old, _ := s.running()
-			r := to[old]
-			args := s.deployArgs([]string{"canary", "deploy"}, r)
-			o, code := s.interrupted(args, step, func(p *os.Process) {
+			s.through(t, to, before, step, func(p *os.Process) {
 				_ = p.Kill()
 				s.docker.Kill()
 				s.docker.Boot()
-			})
-			if code != -1 {
-				t.Fatalf("the deploy ended with %d before it could be cut off: %+v", code, o)
-			}
-			if o, code := s.try(args); code != 0 {
-				t.Fatalf("the next deploy ended with %d: %+v", code, o)
-			}
-			s.holds(t, r.version, before)
+			}, -1)
 		})
 	}
 }
