@@ -68,6 +68,9 @@ func waveOf(n int) string {
 
 const fleetToken = "fleet-token"
 
+// badForOne makes a release that is bad where FAULT says so.
+var badForOne = []string{`COPY faultd /usr/local/bin/faultd`, `ENTRYPOINT ["faultd"]`, `CMD ["serve"]`}
+
 // oddOne is where the one bad instance of a drill is: pushed to, in the last wave.
 const oddOne = "m09"
 
@@ -552,7 +555,7 @@ func TestARolloutIsTakenThroughTheFleetOrBack(t *testing.T) {
 	})
 
 	e.story("a release that is bad for one takes its wave back", func(t *testing.T) {
-		r := e.release("bad for one", odd, `COPY faultd /usr/local/bin/faultd`, `ENTRYPOINT ["faultd"]`, `CMD ["serve"]`)
+		r := e.release("bad for one", odd, badForOne...)
 		o := e.roll(1, "failed", e.to(r)...)
 		if !strings.Contains(o.states(), oddOne+" failed") {
 			t.Errorf("%s is not named as failed: %s", oddOne, o.states())
@@ -642,55 +645,55 @@ func TestARolloutIsTakenThroughTheFleetOrBack(t *testing.T) {
 		for _, c := range []struct {
 			name, wave, member, event string
 			bad, pause                bool
-			more                      []string
 			state                     string
 			code                      int
-			want                      func(r release) func(resident) string
 		}{
-			{name: "while the canary is taken", wave: "canary", member: "m01", event: "taking", state: "aborted"},
-			{name: "while the canary soaks", wave: "canary", event: "soaking", state: "aborted"},
+			{name: "while the canary is taken", wave: "canary", member: "m01", event: "taking", state: "aborted", code: 5},
+			{name: "while the canary soaks", wave: "canary", event: "soaking", state: "aborted", code: 5},
 			{name: "while it is paused", wave: "canary", event: "soaking", pause: true, state: "aborted"},
-			{name: "in the last wave", wave: "rest", member: "*", event: "taking", state: "aborted"},
-			{name: "while a wave is taken back", event: "reverting", bad: true, state: "failed"},
+			{name: "in the last wave", wave: "rest", member: "*", event: "taking", state: "aborted", code: 5},
+			{name: "while a wave is taken back", wave: "rest", member: "*", event: "reverting", bad: true, state: "aborted", code: 5},
 		} {
 			r := e.release("good", nil)
 			if c.bad {
-				r = e.release("queryless", odd, noQuery...)
+				r = e.release("bad for one", odd, badForOne...)
 			}
 			ran := e.runs()
-			u := e.begin(e.to(r, c.more...)...)
+			u := e.begin(e.to(r)...)
 			u.until(c.wave, c.member, c.event)
-			give := func(verb string) {
+			give := func(verb string) (o rolled) {
 				t.Helper()
 				cmd := e.operator(verb, "-o", "json")
-				if out, err := cmd.CombinedOutput(); err != nil {
+				out, err := cmd.Output()
+				if err != nil || json.Unmarshal(out, &o) != nil {
 					t.Fatalf("%s: %s: %v\n%s", c.name, verb, err, out)
 				}
+				return o
 			}
+			var o rolled
 			if c.pause {
 				give("--pause")
 				u.end(5, "paused")
+				o = give("--abort")
+			} else {
+				give("--abort")
+				o = u.end(c.code, c.state)
 			}
-			give("--abort")
-			var o rolled
-			if !c.pause {
-				o = u.end(1, c.state)
+			if o.State != c.state {
+				t.Errorf("%s: it is %s, want %s", c.name, o.State, c.state)
 			}
-			now := e.runs()
+			end := maps.Clone(ran)
 			for _, w := range o.Waves {
 				for _, m := range w.Members {
-					want := ran[m.Name]
 					if m.State == "taken" {
-						want = r.version
-					}
-					if now[m.Name] != want {
-						t.Errorf("%s: %s is %s and runs %s; want %s", c.name, m.Name, m.State, now[m.Name], want)
+						end[m.Name] = r.version
 					}
 					if !slices.Contains([]string{"waiting", "taken", "failed", "reverted"}, m.State) {
 						t.Errorf("%s: %s was left %s", c.name, m.Name, m.State)
 					}
 				}
 			}
+			e.hold(c.name, func(m resident) string { return end[m.name] })
 		}
 	})
 }
