@@ -90,6 +90,9 @@ func (w *worker) look(ctx context.Context, deliver Deliverer) (seen Seen, ok boo
 		return Seen{What: Away, Detail: "it does not answer, and was not sent for: " + said(r)}, false
 	}
 	image, desired, err := deliver.Look(ctx, w.job)
+	if err != nil && !isAway(err) && pause.For(ctx, w.every) == nil { // a host that goes away in the midst of a command is away
+		image, desired, err = deliver.Look(ctx, w.job)
+	}
 	switch {
 	case isAway(err):
 		return Seen{What: Away, Detail: err.Error()}, false
