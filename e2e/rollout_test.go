@@ -41,8 +41,6 @@ type estate struct {
 type place struct {
 	docker *dockertest.Daemon
 	ssh    *sshtest.Server
-	off    sync.RWMutex // held for reading by a tick of its timers
-	lost   bool
 }
 
 // resident is one instance.
@@ -254,30 +252,9 @@ func (e *estate) timers() {
 }
 
 func (p *place) tick(r resident) {
-	p.off.RLock()
-	defer p.off.RUnlock()
-	if p.lost {
-		return
-	}
 	cmd := exec.Command(filepath.Join(bin, "agnesctl"), "host", "auto-update", "--dir", r.dir, "--soak", "0s", "--ready-wait", "20s")
 	cmd.Env = append(os.Environ(), p.docker.Env()...)
 	_ = cmd.Run() // what it came to is seen from outside alone
-}
-
-// lose takes a host away with everything on it, and returns what brings it back.
-func (p *place) lose() (find func()) {
-	p.docker.Kill() // ends a tick that is at work, too
-	p.ssh.Stop()
-	p.off.Lock()
-	p.lost = true
-	p.off.Unlock()
-	return func() {
-		p.docker.Boot()
-		p.ssh.Restart()
-		p.off.Lock()
-		p.lost = false
-		p.off.Unlock()
-	}
 }
 
 // rolled is what agnesctl says of a rollout.
@@ -342,6 +319,16 @@ func (e *estate) begin(args ...string) *underway {
 
 // end waits for it and checks the exit code and the state.
 func (u *underway) end(code int, state string) rolled {
+	u.e.t.Helper()
+	got, o := u.rest()
+	if got != code || o.State != state {
+		u.e.t.Fatalf("the rollout ended with %d in %q: %s; want %d in %q%s\n%s", got, o.State, o.Reason, code, state, o.states(), u.errs.String())
+	}
+	return o
+}
+
+// rest waits for it.
+func (u *underway) rest() (code int, o rolled) {
 	t := u.e.t
 	t.Helper()
 	began := time.Now()
@@ -349,14 +336,11 @@ func (u *underway) end(code int, state string) rolled {
 	if exit := (*exec.ExitError)(nil); err != nil && !errors.As(err, &exit) {
 		t.Fatal(err)
 	}
-	var o rolled
 	_ = json.Unmarshal(u.out.Bytes(), &o)
 	keepsSecrets(t, u.out.String()+u.errs.String(), map[string]string{"token": fleetToken, "password": adminPassword})
-	if got := u.cmd.ProcessState.ExitCode(); got != code || o.State != state {
-		t.Fatalf("the rollout ended with %d in %q: %s; want %d in %q%s\n%s", got, o.State, o.Reason, code, state, o.states(), u.errs.String())
-	}
+	code = u.cmd.ProcessState.ExitCode()
 	t.Logf("exit %d after %.1fs more, %s: %s%s", code, time.Since(began).Seconds(), o.State, o.Reason, o.states())
-	return o
+	return code, o
 }
 
 func (e *estate) roll(code int, state string, args ...string) rolled {
@@ -607,82 +591,5 @@ func TestARolloutIsTakenThroughTheFleetOrBack(t *testing.T) {
 			t.Errorf("the audit has the members %v; want each once", taken)
 		}
 		at = r
-	})
-
-	e.story("a host that is lost in a wave is caught up with", func(t *testing.T) {
-		r := e.release("good", nil)
-		lost := e.places[1]
-		u := e.begin(e.to(r, "--max-unreachable", "6", "--arrive-within", "20s")...)
-		u.until("early", "*", "taking")
-		find := lost.lose()
-		o := u.end(0, "done")
-		if len(o.CatchUp) == 0 {
-			t.Errorf("nobody is left to catch up with: %s", o.states())
-		}
-		find()
-		e.hold("the host is back", func(m resident) string {
-			if !slices.Contains(o.CatchUp, m.name) || !m.push { // who pulls comes by itself
-				return r.version
-			}
-			return at.version
-		})
-		e.roll(0, "done", e.how("--catch-up")...)
-		e.hold("caught up", all(r))
-		at = r
-	})
-
-	e.story("an abort is heeded in every state", func(t *testing.T) {
-		for _, c := range []struct {
-			name, wave, member, event string
-			bad, pause                bool
-			state                     string
-			code                      int
-		}{
-			{name: "while the canary is taken", wave: "canary", member: "m01", event: "taking", state: "aborted", code: 5},
-			{name: "while the canary soaks", wave: "canary", event: "soaking", state: "aborted", code: 5},
-			{name: "while it is paused", wave: "canary", event: "soaking", pause: true, state: "aborted"},
-			{name: "while a wave is taken back", wave: "rest", member: "*", event: "reverting", bad: true, state: "aborted", code: 5},
-		} {
-			r := e.release("good", nil)
-			if c.bad {
-				r = e.release("bad for one", odd, badForOne...)
-			}
-			ran := e.runs()
-			u := e.begin(e.to(r)...)
-			u.until(c.wave, c.member, c.event)
-			give := func(verb string) (o rolled) {
-				t.Helper()
-				cmd := e.operator(verb, "-o", "json")
-				out, err := cmd.Output()
-				if err != nil || json.Unmarshal(out, &o) != nil {
-					t.Fatalf("%s: %s: %v\n%s", c.name, verb, err, out)
-				}
-				return o
-			}
-			var o rolled
-			if c.pause {
-				give("--pause")
-				u.end(5, "paused")
-				o = give("--abort")
-			} else {
-				give("--abort")
-				o = u.end(c.code, c.state)
-			}
-			if o.State != c.state {
-				t.Errorf("%s: it is %s, want %s", c.name, o.State, c.state)
-			}
-			end := maps.Clone(ran)
-			for _, w := range o.Waves {
-				for _, m := range w.Members {
-					if m.State == "taken" {
-						end[m.Name] = r.version
-					}
-					if !slices.Contains([]string{"waiting", "taken", "failed", "reverted"}, m.State) {
-						t.Errorf("%s: %s was left %s", c.name, m.Name, m.State)
-					}
-				}
-			}
-			e.hold(c.name, func(m resident) string { return end[m.name] })
-		}
 	})
 }
