@@ -40,10 +40,15 @@ type historyLatency struct {
 	MaxMS float64   `json:"max_ms"`
 }
 
-var uptimeWindows = []struct { //nolint:gochecknoglobals // a constant table
+// uptimeWindow is a span of time before now.
+type uptimeWindow struct {
 	name string
 	long time.Duration
-}{{"24h", 24 * time.Hour}, {"7d", 7 * 24 * time.Hour}, {"30d", 30 * 24 * time.Hour}}
+}
+
+func uptimeWindows() []uptimeWindow {
+	return []uptimeWindow{{"24h", 24 * time.Hour}, {"7d", 7 * 24 * time.Hour}, {"30d", 30 * 24 * time.Hour}}
+}
 
 func newFleetHistory(env cli.Env) *cobra.Command {
 	f := &fleetFlags{env: env}
@@ -107,16 +112,17 @@ func readHistory(ctx context.Context, s *store.Store, name string, now time.Time
 	if h.Incidents, err = s.Incidents(ctx, store.IncidentQuery{Name: name, Limit: limit}); err != nil || name == "" {
 		return h, err
 	}
-	windows := make([]time.Duration, len(uptimeWindows))
-	for i, w := range uptimeWindows {
-		windows[i] = w.long
+	windows := uptimeWindows()
+	spans := make([]time.Duration, len(windows))
+	for i, w := range windows {
+		spans[i] = w.long
 	}
-	uptime, err := s.Uptime(ctx, name, now, windows...)
+	uptime, err := s.Uptime(ctx, name, now, spans...)
 	if err != nil {
 		return h, err
 	}
 	for i, u := range uptime {
-		line := historyUptime{Window: uptimeWindows[i].name, KnownS: int64(u.Known / time.Second), UpS: int64(u.Up / time.Second)}
+		line := historyUptime{Window: windows[i].name, KnownS: int64(u.Known / time.Second), UpS: int64(u.Up / time.Second)}
 		if u.Known > 0 {
 			percent := 100 * float64(u.Up) / float64(u.Known)
 			line.Percent = &percent
@@ -138,13 +144,14 @@ func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Mi
 func historyTable(g *cli.Grid, h fleetHistory) {
 	const clock = "2006-01-02 15:04:05"
 	if h.Name != "" {
+		windows := uptimeWindows()
 		g.Row("UPTIME", "UP", "WATCHED")
 		for i, u := range h.Uptime {
 			up := "unknown"
 			if u.Percent != nil {
 				up = fmt.Sprintf("%.3f %%", *u.Percent)
 			}
-			g.Row(u.Window, up, fmt.Sprintf("%.1f %%", 100*float64(u.KnownS)/uptimeWindows[i].long.Seconds()))
+			g.Row(u.Window, up, fmt.Sprintf("%.1f %%", 100*float64(u.KnownS)/windows[i].long.Seconds()))
 		}
 		g.Line("")
 	}
