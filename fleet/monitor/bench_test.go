@@ -124,7 +124,7 @@ func TestBenchWatchingTenThousand(t *testing.T) {
 	if soak >= 10*time.Minute && float64(last) > growth*float64(first) {
 		t.Errorf("it grows: %d MB, then %d MB", first>>20, last>>20)
 	}
-	if float64(condition.Missed) > probes/1000 || condition.Store != "" || float64(condition.Rounds) < probes {
+	if condition.Missed > 0 || condition.Store != "" || float64(condition.Rounds) < probes {
 		t.Errorf("it did not keep up: %+v", condition)
 	}
 	s, err := store.Open(t.Context(), p.State)
