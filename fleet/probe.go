@@ -139,16 +139,21 @@ func NewProber(o ProbeOptions) *Prober {
 	if o.Dial == nil {
 		o.Dial = (&net.Dialer{}).DialContext
 	}
-	// A probe has one descriptor, and two more while its name is resolved. Without
-	// descriptors Go says "no such host", so a sweep stays well below the limit.
 	if limit := fileLimit(); limit > 0 {
-		o.Concurrency = max(1, min(o.Concurrency, int(limit/8)))
-		o.MaxIdle = min(o.MaxIdle, int(limit/4))
+		o.fit(int(limit))
 	}
 	return &Prober{
 		o: o, idle: newIdlePool(o.MaxIdle), self: newSelfCheck(o), room: newRoom(o.Concurrency, o.Connect),
 		routes: map[routeKey]*route{}, slow: map[string]bool{},
 	}
+}
+
+// fit stays below a limit of descriptors, without which Go says "no such host" of a
+// name. A probe has one, and two more while its name is resolved; an eighth of all is
+// left for the rest of the program, and connections that are kept have what remains.
+func (o *ProbeOptions) fit(descriptors int) {
+	o.Concurrency = max(1, min(o.Concurrency, descriptors/8))
+	o.MaxIdle = min(o.MaxIdle, descriptors-3*o.Concurrency-descriptors/8)
 }
 
 // Close closes the connections that were kept.

@@ -28,3 +28,19 @@ func TestARoomShrinksWhenHandshakesQueueAndGrowsBack(t *testing.T) {
 		t.Errorf("it grew back to %d only", r.limit)
 	}
 }
+
+func TestAFleetOfTenThousandIsKeptInTwentyThousandDescriptors(t *testing.T) {
+	for descriptors, want := range map[int][2]int{
+		1 << 20: {256, 16_384},
+		20_000:  {256, 16_384},
+		1024:    {128, 512},
+		64:      {8, 32},
+		4:       {1, 1},
+	} {
+		o := ProbeOptions{Concurrency: defaultConcurrency, MaxIdle: defaultIdle}
+		o.fit(descriptors)
+		if got := [2]int{o.Concurrency, o.MaxIdle}; got != want {
+			t.Errorf("%d descriptors: %v at once and kept, want %v", descriptors, got, want)
+		}
+	}
+}

@@ -79,6 +79,7 @@ func watchProcess() error {
 	for i, name := range p.Names {
 		inventory.Instances = append(inventory.Instances, fleet.Instance{Name: name, URL: p.URLs[i], Channel: "stable", Interval: p.Interval, Timeout: min(5*time.Second, p.Interval), TLS: fleet.TLS{PEM: p.CA}})
 	}
+	fleet.RaiseFileLimit(1 << 16) // as fleet serve does
 	prober := fleet.NewProber(fleet.ProbeOptions{MaxIdle: p.MaxIdle})
 	defer prober.Close()
 	o := monitor.Options{Inventory: inventory, Store: s, Prober: prober, Log: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelError}))}
