@@ -173,7 +173,8 @@ func inTurn(p *fleet.Prober) func(context.Context, fleet.Instance) fleet.Result 
 }
 
 // Run watches until ctx ends; it can be called once. It fails at its begin only:
-// where another monitor is at work on the store, or the store cannot be read.
+// where another monitor is at work on the store, or the store cannot be read; that
+// ctx ends meanwhile is an end like any other.
 // Afterwards whatever happens is said in the log and in Condition, and it goes on.
 func (m *Monitor) Run(ctx context.Context) error {
 	release, err := m.o.Store.Watch()
@@ -182,6 +183,9 @@ func (m *Monitor) Run(ctx context.Context) error {
 	}
 	defer release()
 	if err := m.load(ctx); err != nil {
+		if ctx.Err() != nil {
+			return nil
+		}
 		return err
 	}
 	m.log.LogAttrs(ctx, slog.LevelInfo, "watching", slog.Int("instances", len(m.watched)), slog.String("shard", m.o.Shard.String()), slog.Int("channels", len(m.o.Channels)))

@@ -182,6 +182,7 @@ func TestAFleetIsWatched(t *testing.T) {
 		"a reader that is slow is told to begin anew":                  slowReader,
 		"a monitor that does not keep up leaves rounds out":            notKeepingUp,
 		"uptime counts what was watched":                               uptime,
+		"a watch that is ended before it began has ended well":         endedBeforeItBegan,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -513,5 +514,24 @@ func uptime(t *testing.T) {
 	hours, err := b.o.Store.Latency(t.Context(), "bolt", time.Time{})
 	if err != nil || len(hours) < 2 || hours[0].Max != 5*time.Millisecond {
 		t.Errorf("found %+v: %v", hours, err)
+	}
+}
+
+func endedBeforeItBegan(t *testing.T) {
+	b := newBench(t, "acme")
+	s, err := store.Open(t.Context(), b.dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = s.Close() }()
+	b.o.Store = s
+	m, err := monitor.New(b.o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := m.Run(ctx); err != nil {
+		t.Error(err)
 	}
 }
