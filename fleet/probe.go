@@ -121,6 +121,7 @@ const (
 type Prober struct {
 	o    ProbeOptions
 	idle *idlePool
+	life time.Duration // of connections and sessions
 	self *selfCheck
 	room *room // of those who take turns by themselves
 
@@ -143,7 +144,7 @@ func NewProber(o ProbeOptions) *Prober {
 		o.fit(int(limit))
 	}
 	return &Prober{
-		o: o, idle: newIdlePool(o.MaxIdle), self: newSelfCheck(o), room: newRoom(o.Concurrency, o.Connect),
+		o: o, idle: newIdlePool(o.MaxIdle), life: connectionLife, self: newSelfCheck(o), room: newRoom(o.Concurrency, o.Connect),
 		routes: map[routeKey]*route{}, slow: map[string]bool{},
 	}
 }

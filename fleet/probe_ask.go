@@ -121,6 +121,7 @@ type exchange struct {
 
 	conn   *http.ClientConn
 	remote string
+	until  time.Time // end of the connection's life
 }
 
 func (r *Result) fail(f Fault, err *problem.Error) {
@@ -129,7 +130,7 @@ func (r *Result) fail(f Fault, err *problem.Error) {
 
 func (x *exchange) run() reach {
 	if kept, ok := x.p.idle.get(x.t.address+" "+x.t.in.Name, x.t.via); ok {
-		x.conn, x.remote = kept.conn, kept.remote
+		x.conn, x.remote, x.until = kept.conn, kept.remote, kept.until
 		x.r.Timing.Reused = true
 		// The host may have closed it just now, or a box between forgotten it: that
 		// says nothing about its health, so there is time left for another one.
@@ -188,7 +189,7 @@ func (x *exchange) connect() (reach, bool) {
 		x.r.fail(f, reason)
 		return reach(a.connected || alive(err)), false
 	}
-	x.conn = conn
+	x.conn, x.until = conn, endOfLife(x.p.life)
 	return reached, true
 }
 
@@ -229,7 +230,7 @@ func (x *exchange) health(resp *http.Response) {
 		_ = x.conn.Close()
 		return
 	}
-	x.p.idle.put(x.t.address+" "+x.t.in.Name, idleConn{conn: x.conn, route: x.t.via, remote: x.remote})
+	x.p.idle.put(x.t.address+" "+x.t.in.Name, idleConn{conn: x.conn, route: x.t.via, remote: x.remote, until: x.until})
 }
 
 // certificate notes how long the chain is valid.

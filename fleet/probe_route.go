@@ -3,6 +3,7 @@ package fleet
 import (
 	"context"
 	"crypto/tls"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"sync"
@@ -37,7 +38,7 @@ func (p *Prober) route(in Instance) (*route, *problem.Error) {
 	if wrong != nil {
 		return nil, wrong
 	}
-	config.ClientSessionCache = newSessions(p.o.MaxSessions)
+	config.ClientSessionCache = newSessions(p.o.MaxSessions, p.life)
 	if !key.token {
 		// What is read is public and nothing is sent, so nobody gains from keeping the
 		// traffic until a quantum computer can read it. Without the hybrid exchange a
@@ -64,56 +65,89 @@ func (p *Prober) route(in Instance) (*route, *problem.Error) {
 	return r, nil
 }
 
+// connectionLife is how long about a connection is used, and a TLS session is
+// resumed. Both show the certificate and the address of their first handshake: who
+// kept them for ever would never see that a certificate was renewed, or is wrong.
+const connectionLife = 15 * time.Minute
+
+// endOfLife is spread by a third to both sides, lest all that were made at the
+// monitor's begin end together.
+func endOfLife(life time.Duration) time.Time {
+	return time.Now().Add(life*2/3 + rand.N(life*2/3+1)) //nolint:gosec // spreads load; nothing to guess
+}
+
 // sessions keeps TLS sessions by server. When it is full it takes no new servers,
 // for the reason that idlePool gives.
 type sessions struct {
 	mu    sync.Mutex
-	known map[string]*tls.ClientSessionState
+	known map[string]session
 	max   int
+	life  time.Duration
+}
+
+type session struct {
+	state *tls.ClientSessionState
+	until time.Time // however often it is renewed: it goes on with the first handshake's certificates
 }
 
 // newSessions returns nil, which crypto/tls knows as no cache, for no sessions.
-func newSessions(limit int) tls.ClientSessionCache {
+func newSessions(limit int, life time.Duration) tls.ClientSessionCache {
 	if limit < 0 {
 		return nil
 	}
-	return &sessions{known: map[string]*tls.ClientSessionState{}, max: limit}
+	return &sessions{known: map[string]session{}, max: limit, life: life}
 }
 
 // Get serves crypto/tls.
 func (s *sessions) Get(server string) (*tls.ClientSessionState, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	state, ok := s.known[server]
-	return state, ok
+	known, ok := s.known[server]
+	if ok && time.Now().After(known.until) {
+		delete(s.known, server)
+		return nil, false
+	}
+	return known.state, ok
 }
 
 // Put serves crypto/tls; nil means that a session is of no use anymore.
 func (s *sessions) Put(server string, state *tls.ClientSessionState) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if state == nil {
+	known, ok := s.known[server]
+	switch {
+	case state == nil:
 		delete(s.known, server)
-	} else if _, ok := s.known[server]; ok || len(s.known) < s.max {
-		s.known[server] = state
+	case ok:
+		s.known[server] = session{state, known.until}
+	case len(s.known) < s.max:
+		s.known[server] = session{state, endOfLife(s.life)}
 	}
 }
 
 // idlePool keeps connections between probes of the same instance. When it is
-// full it takes no more: a fleet is asked in circles, so that throwing out the
-// oldest would throw out just the one that is needed next.
+// full it takes no more but in the place of those that have ended: a fleet is asked
+// in circles, so that throwing out the oldest would throw out just the one that is
+// needed next.
 type idlePool struct {
-	mu     sync.Mutex
-	conns  map[string]idleConn
-	max    int
-	closed bool
+	mu      sync.Mutex
+	conns   map[string]idleConn
+	max     int
+	cleaned time.Time
+	closed  bool
 }
 
 type idleConn struct {
 	conn   *http.ClientConn
 	route  *route
 	remote string
-	since  time.Time
+	since  time.Time // it waits
+	until  time.Time // end of its life
+}
+
+// over reports whether nothing can, or should, be asked on it any more.
+func (c idleConn) over(now time.Time) bool {
+	return c.conn.Available() == 0 || now.Sub(c.since) > idleLimit || now.After(c.until)
 }
 
 // idleLimit is below what servers and the boxes between commonly allow.
@@ -127,7 +161,7 @@ func (p *idlePool) get(key string, via *route) (idleConn, bool) {
 	c, ok := p.conns[key]
 	delete(p.conns, key)
 	p.mu.Unlock()
-	if !ok || c.route != via || c.conn.Available() == 0 || time.Since(c.since) > idleLimit {
+	if !ok || c.route != via || c.over(time.Now()) {
 		if ok {
 			_ = c.conn.Close()
 		}
@@ -140,8 +174,11 @@ func (p *idlePool) get(key string, via *route) (idleConn, bool) {
 func (p *idlePool) put(key string, c idleConn) {
 	c.since = time.Now()
 	p.mu.Lock()
+	if len(p.conns) >= p.max {
+		p.clean(c.since)
+	}
 	_, taken := p.conns[key]
-	keep := !p.closed && !taken && len(p.conns) < p.max && c.conn.Available() > 0
+	keep := !p.closed && !taken && len(p.conns) < p.max && !c.over(c.since)
 	if keep {
 		p.conns[key] = c
 	}
@@ -155,8 +192,17 @@ func (p *idlePool) put(key string, c idleConn) {
 func (p *idlePool) sweep() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.clean(time.Now())
+}
+
+// clean closes, under the lock, what has ended.
+func (p *idlePool) clean(now time.Time) {
+	if now.Sub(p.cleaned) < time.Second {
+		return // a pool that is full of what is in use
+	}
+	p.cleaned = now
 	for key, c := range p.conns {
-		if c.conn.Available() == 0 || time.Since(c.since) > idleLimit {
+		if c.over(now) {
 			_ = c.conn.Close()
 			delete(p.conns, key)
 		}
