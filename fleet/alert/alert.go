@@ -25,6 +25,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/keboola/agnes-the-ai-analyst/fleet"
 	"github.com/keboola/agnes-the-ai-analyst/internal/redact"
@@ -39,6 +40,8 @@ type Message struct {
 	Items  []Item
 	Test   bool   // nothing has happened: somebody looks whether messages arrive
 	News   string // a step of a rollout, neither the begin of an incident nor its end; without Items
+
+	Attempts int // that failed before this one
 }
 
 // Item is the begin or the end of an incident.
@@ -89,7 +92,7 @@ type Issues interface {
 
 // Options are what sinks need of the world.
 type Options struct {
-	HTTP   *http.Client                                                         // nil: one with a timeout of 20 seconds
+	HTTP   *http.Client                                                         // nil: one with a timeout of 20 seconds, which follows no redirect
 	Issues func(repo, api string, token redact.Secret) (Issues, error)          // of github
 	Dial   func(ctx context.Context, network, address string) (net.Conn, error) // of email; net.Dialer's when nil
 	Roots  *x509.CertPool                                                       // of email; the system's when nil
@@ -110,7 +113,9 @@ func (c Channel) Threads() bool { return c.Type == fleet.AlertGitHub }
 // used: one that is missing keeps its message waiting, and no other.
 func Channels(alerts []fleet.Alert, o Options) []Channel {
 	if o.HTTP == nil {
-		o.HTTP = &http.Client{Timeout: 20 * time.Second}
+		// A redirect is a login page, which says 200, or another host, which the message
+		// and its secrets are not for.
+		o.HTTP = &http.Client{Timeout: 20 * time.Second, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	}
 	if o.Dial == nil {
 		o.Dial = (&net.Dialer{Timeout: 10 * time.Second}).DialContext
@@ -185,13 +190,24 @@ func (i Item) title() string {
 	return fmt.Sprintf("%s: %s", i.about(), i.Kind)
 }
 
-// line is an item with all that fits into one.
+// line is an item with all that fits into one; an instance's words, which are in it,
+// do not make another.
 func (i Item) line() string {
 	if i.Event == Closed {
 		text := fmt.Sprintf("%s: %s is over after %s.", i.about(), i.Kind, lasted(i.Closed.Sub(i.Opened)))
-		return joined(text, i.Ending)
+		return oneLine(joined(text, i.Ending))
 	}
-	return joined(fmt.Sprintf("%s: %s since %s.", i.about(), i.Kind, i.Opened.UTC().Format("2006-01-02 15:04:05 UTC")), i.Summary, i.Hint)
+	return oneLine(joined(fmt.Sprintf("%s: %s since %s.", i.about(), i.Kind, i.Opened.UTC().Format("2006-01-02 15:04:05 UTC")), i.Summary, i.Hint))
+}
+
+// oneLine makes a space of what is a line's end, or nothing to see, to some reader.
+func oneLine(text string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) || r == '\u2028' || r == '\u2029' {
+			return ' '
+		}
+		return r
+	}, text)
 }
 
 // joined puts sentences behind each other.
@@ -224,13 +240,15 @@ func (m Message) lines(render func(Item) string) []string {
 	var all []string
 	for n, i := range m.Items {
 		if n == shown {
-			all = append(all, fmt.Sprintf("and %d more: agnesctl fleet history", len(m.Items)-n))
+			all = append(all, more(len(m.Items)-n))
 			break
 		}
 		all = append(all, render(i))
 	}
 	return all
 }
+
+func more(n int) string { return fmt.Sprintf("and %d more: agnesctl fleet history", n) }
 
 // Text is a message in plain text.
 func (m Message) Text() string {

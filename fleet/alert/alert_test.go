@@ -144,7 +144,7 @@ func TestAMessageAboutManyNamesSomeAndCountsTheRest(t *testing.T) {
 	}
 	var got struct{ Text string }
 	_ = json.Unmarshal([]byte(r.bodies[0]), &got)
-	if len(got.Text) > 4000 || !strings.Contains(got.Text, "*1000 new incidents*") || !strings.Contains(got.Text, "acme-010") || strings.Contains(got.Text, "acme-020") {
+	if len(got.Text) > 4000 || !strings.Contains(got.Text, "*1000 new incidents*") || !strings.Contains(got.Text, "acme-010") || strings.Contains(got.Text, "acme-020") || !strings.HasSuffix(got.Text, " more: agnesctl fleet history") {
 		t.Errorf("%d bytes: %s", len(got.Text), got.Text)
 	}
 	if text := m.Text(); !strings.Contains(text, "and 980 more: agnesctl fleet history") {
@@ -175,6 +175,53 @@ func TestSlacksRefusalsSayWhetherToComeAgain(t *testing.T) {
 			_, err := s.Sink.Send(t.Context(), alert.Message{ID: "m1", Items: []alert.Item{begin("acme")}})
 			failure(t, err, c.after, c.final, fmt.Sprint(c.status), c.body)
 		})
+	}
+}
+
+func TestARedirectIsNoArrival(t *testing.T) {
+	t.Parallel()
+	for _, status := range []int{301, 302, 303, 307, 308} {
+		login := receive(t, 200, nil, "Please sign in.")
+		r := receive(t, status, map[string]string{"Location": login.URL}, "")
+		_, err := channel(t, "{type: slack, url: '${env:URL}'}", r.URL, alert.Options{}).Sink.Send(t.Context(), alert.Message{ID: "m1", Items: []alert.Item{begin("acme")}})
+		failure(t, err, 0, false, fmt.Sprint(status))
+		if len(login.bodies) > 0 {
+			t.Errorf("%d: %q was sent on", status, login.bodies)
+		}
+	}
+}
+
+func TestAnInstancesWordsAreNobodyElses(t *testing.T) {
+	t.Parallel()
+	evil := begin("acme")
+	evil.Summary = "x\n:large_green_circle: bank: unreachable is over\u2028\u0085@channel ![](http://evil.example.com/p) [here](http://evil.example.com) #12 <!channel>"
+	m := alert.Message{ID: "m1", Thread: "m1", Open: 2, Items: []alert.Item{evil, begin("bolt")}}
+	r := receive(t, 200, nil, "ok")
+	if _, err := channel(t, "{type: slack, url: '${env:URL}'}", r.URL, alert.Options{}).Sink.Send(t.Context(), m); err != nil {
+		t.Fatal(err)
+	}
+	var got struct{ Text string }
+	_ = json.Unmarshal([]byte(r.bodies[0]), &got)
+	s := githubtest.New(t)
+	repo := s.Repo("acme/fleet")
+	if _, err := issueChannel(t, s, time.Minute).Sink.Send(t.Context(), m); err != nil {
+		t.Fatal(err)
+	}
+	for where, c := range map[string]struct {
+		text  string
+		lines int
+	}{"slack": {got.Text, 3}, "plain": {m.Text(), 3}, "issue": {repo.Issues()[0].Body, 5}} {
+		if n := strings.Count(strings.TrimSpace(c.text), "\n") + 1; n != c.lines || strings.ContainsAny(c.text, "\u2028\u0085") {
+			t.Errorf("%s has %d lines, want %d: %q", where, n, c.lines, c.text)
+		}
+		for _, call := range []string{"@channel", "](http://evil", "<!channel>"} {
+			if where != "plain" && strings.Contains(c.text, call) {
+				t.Errorf("%s has %s: %q", where, call, c.text)
+			}
+		}
+	}
+	if body := repo.Issues()[0].Body; strings.Contains(body, "#12") {
+		t.Errorf("another issue is mentioned: %q", body)
 	}
 }
 
@@ -332,7 +379,7 @@ func (s *mailServer) talk(conn net.Conn, secured bool) {
 			return
 		}
 		word, rest, _ := strings.Cut(strings.TrimSpace(line), " ")
-		if at, answer, found := strings.Cut(s.refuse, " "); found && at == word {
+		if at, answer, found := strings.Cut(s.refuse, " "); found && (at == word || at == word+strings.TrimPrefix(rest, "TO")) {
 			say(answer)
 			continue
 		}
@@ -422,7 +469,7 @@ func TestAMailServersRefusalsSayWhetherToComeAgain(t *testing.T) {
 		final  bool
 		text   string
 	}{
-		"come again later":     {"RCPT 451 greylisted", true, false, "451: greylisted"},
+		"come again later":     {"RCPT 451 greylisted", true, false, `a@example.com: 451 "greylisted" b@example.com: 451 "greylisted"`},
 		"nobody of the name":   {"RCPT 550 no such user", true, false, "550"},
 		"a wrong password":     {"AUTH 535 no", true, false, "535"},
 		"it is taken for spam": {". 554 spam", true, true, "554"},
@@ -442,6 +489,19 @@ func TestAMailServersRefusalsSayWhetherToComeAgain(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestARecipientWhoIsGoneKeepsNothingFromTheOthers(t *testing.T) {
+	t.Parallel()
+	s, roots := newMailServer(t)
+	s.refuse = "RCPT:<b@example.com> 550 no such user"
+	go s.serve(false)
+	sink := channel(t, fmt.Sprintf(mailYAML, s.Addr(), "starttls"), "", alert.Options{Roots: roots}).Sink
+	if _, err := sink.Send(t.Context(), alert.Message{ID: "m1", Items: []alert.Item{begin("acme")}}); err != nil || len(s.texts) != 1 {
+		t.Errorf("%d messages: %v", len(s.texts), err)
+	}
+	_, err := sink.Send(t.Context(), alert.Message{ID: "m2", Test: true})
+	failure(t, err, 0, false, `b@example.com: 550 "no such user"`)
 }
 
 func TestAMailServerThatIsNotWhoItShouldBeHearsNothing(t *testing.T) {
@@ -513,6 +573,7 @@ func TestAnIncidentIsOneIssueFromItsBeginToItsEnd(t *testing.T) {
 	}
 	last := alert.Message{ID: "m2", Thread: "m1", Items: []alert.Item{ending("acme")}}
 	send(last)
+	last.Attempts = 1 // its answer was lost
 	send(last)
 	if i := repo.Issues()[0]; i.State != "closed" || strings.Count(i.Body, "is over after 12m") != 1 {
 		t.Errorf("the issue is %+v", i)
@@ -539,6 +600,25 @@ func TestAnIssueOfManyIsClosedWithTheLastOfThem(t *testing.T) {
 		if all := repo.Issues(); len(all) != 1 || all[0].State != want {
 			t.Errorf("after message %d: %+v", i+1, all)
 		}
+	}
+}
+
+// unlisted is a code host whose lists are behind.
+type unlisted struct{ alert.Issues }
+
+func (unlisted) Settle(context.Context, string, string) (string, error) { return "", nil }
+
+func TestAnIssueThatIsNotListedYetIsLookedForOnceMore(t *testing.T) {
+	t.Parallel()
+	c := channel(t, "{type: github, repo: acme/fleet, token: '${env:SECRET}'}", "", alert.Options{
+		Issues: func(string, string, redact.Secret) (alert.Issues, error) { return unlisted{}, nil },
+	})
+	m := alert.Message{ID: "m2", Thread: "m1", Items: []alert.Item{ending("acme")}}
+	_, err := c.Sink.Send(t.Context(), m)
+	failure(t, err, 10*time.Second, false, "not listed")
+	m.Attempts = 1
+	if _, err := c.Sink.Send(t.Context(), m); err != nil { // people close issues, too
+		t.Error(err)
 	}
 }
 

@@ -35,14 +35,15 @@ func (e email) Send(ctx context.Context, m Message) (string, error) {
 	if err != nil {
 		return "", &Error{Why: "the mail server's address cannot be used"}
 	}
-	conn, err := e.o.Dial(ctx, "tcp", e.a.Server)
+	raw, err := e.o.Dial(ctx, "tcp", e.a.Server)
 	if err != nil {
 		return "", &Error{Why: "no connection to the mail server: " + err.Error()}
 	}
-	defer func() { _ = conn.Close() }()
-	defer context.AfterFunc(ctx, func() { _ = conn.Close() })() // net/smtp knows no context
+	defer func() { _ = raw.Close() }()
+	defer context.AfterFunc(ctx, func() { _ = raw.Close() })() // net/smtp knows no context
+	conn := raw
 	if e.a.Security == "tls" {
-		conn = tls.Client(conn, &tls.Config{ServerName: host, MinVersion: tls.VersionTLS12, RootCAs: e.o.Roots})
+		conn = tls.Client(raw, &tls.Config{ServerName: host, MinVersion: tls.VersionTLS12, RootCAs: e.o.Roots})
 	}
 	if err := e.converse(conn, host, m); err != nil {
 		return "", mailError(err)
@@ -79,10 +80,22 @@ func (e email) converse(conn net.Conn, host string, m Message) error {
 	if err := c.Mail(e.a.From); err != nil {
 		return err
 	}
+	// One who is gone does not keep it from the others.
+	var refused error
+	accepted := 0
 	for _, to := range e.a.To {
-		if err := c.Rcpt(to); err != nil {
+		err := c.Rcpt(to)
+		if said, ok := errors.AsType[*textproto.Error](err); ok {
+			refused = errors.Join(refused, fmt.Errorf("%s: %w", to, said))
+			continue
+		}
+		if err != nil {
 			return err
 		}
+		accepted++
+	}
+	if accepted == 0 || m.Test && refused != nil {
+		return refused
 	}
 	w, err := c.Data()
 	if err != nil {
@@ -105,7 +118,7 @@ func (e email) text(m Message) []byte {
 	header := func(name, value string) { b.WriteString(name + ": " + value + "\r\n") }
 	header("From", e.a.From)
 	header("To", strings.Join(e.a.To, ", "))
-	header("Subject", mime.QEncoding.Encode("utf-8", clip("[fleet] "+strings.Map(oneLine, m.Title()), 200)))
+	header("Subject", mime.QEncoding.Encode("utf-8", clip("[fleet] "+oneLine(m.Title()), 200)))
 	header("Date", e.o.Now().Format(time.RFC1123Z))
 	header("Message-ID", "<"+m.ID+"@"+domain+">")
 	header("Auto-Submitted", "auto-generated") // no out-of-office answers (RFC 3834)
@@ -122,13 +135,6 @@ func (e email) text(m Message) []byte {
 	return b.Bytes()
 }
 
-func oneLine(r rune) rune {
-	if r < ' ' {
-		return ' '
-	}
-	return r
-}
-
 // mailError: 4xx asks to come again, and 5xx says no (RFC 5321, 4.2.1). What a
 // server says no to before the text is the channel's set-up, which people mend.
 func mailError(err error) error {
@@ -137,7 +143,7 @@ func mailError(err error) error {
 	}
 	e := &Error{Why: "the mail server: " + err.Error()}
 	if said, ok := errors.AsType[*textproto.Error](err); ok {
-		e.Why = fmt.Sprintf("the mail server said %d: %s", said.Code, clip(said.Msg, 200))
+		e.Why = "the mail server said: " + clip(oneLine(err.Error()), 400)
 		e.Final = said.Code == 552 || said.Code == 554
 	}
 	return e

@@ -3,8 +3,10 @@ package alert
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/keboola/agnes-the-ai-analyst/fleet"
 	"github.com/keboola/agnes-the-ai-analyst/internal/problem"
@@ -45,7 +47,16 @@ func (s issues) Send(ctx context.Context, m Message) (string, error) {
 	// A thread that several incidents share ends with the last of them.
 	if err == nil && (closed > 0 && m.Open == 0 || m.Test) {
 		var at string
-		at, err = host.Settle(ctx, marker(thread), strings.Join(m.lines(Item.line), "\n\n"))
+		at, err = host.Settle(ctx, marker(thread), strings.Join(m.lines(func(i Item) string { return plain(i.line()) }), "\n\n"))
+		// Somebody may have closed it. But one that was opened a moment ago is not listed
+		// at once.
+		switch {
+		case err != nil || at != "":
+		case m.Test:
+			err = &Error{Why: "the issue was opened, and is not listed yet: close it by hand: " + link}
+		case m.Attempts == 0:
+			err = &Error{Why: "the issue is not listed; it is looked for once more", After: unlisted}
+		}
 		link = cmp.Or(link, at)
 	}
 	if err != nil {
@@ -54,11 +65,19 @@ func (s issues) Send(ctx context.Context, m Message) (string, error) {
 	return link, nil
 }
 
+// unlisted is how long an issue may take to be in its list.
+const unlisted = 10 * time.Second
+
+// plain takes from text what GitHub would make of an instance's words: mark-up, links
+// and pictures, mentions of people and of other issues.
+func plain(text string) string {
+	return strings.NewReplacer("<", "&lt;", "@", "@\u200b", "#", "#\u200b", "](", "]\u200b(", "![", "!\u200b[").Replace(text)
+}
+
 func (s issues) body(m Message) string {
-	escape := strings.NewReplacer("<", "&lt;", "@", "@\u200b", "\n", " ").Replace // no mark-up, and nobody is called by an instance's words
 	var b strings.Builder
 	for _, line := range m.lines(func(i Item) string {
-		text := "- " + escape(i.line())
+		text := "- " + plain(i.line())
 		if i.Link != "" {
 			text += fmt.Sprintf(" [Show](%s)", i.Link)
 		}
@@ -73,6 +92,9 @@ func (s issues) body(m Message) string {
 // issueError says whether an issue may be tried again. The client behind it has
 // waited for limits as long as it may, and repeated what could be repeated.
 func issueError(err error) error {
+	if own, ok := errors.AsType[*Error](err); ok {
+		return own
+	}
 	p := problem.As(err)
 	e := &Error{Why: strings.TrimSpace(p.Message + " " + p.Hint), After: p.RetryAfter}
 	if p.Message == "" || p.Kind == problem.Internal {

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/keboola/agnes-the-ai-analyst/fleet"
@@ -44,7 +45,9 @@ func (s slack) Send(ctx context.Context, m Message) (string, error) {
 }
 
 func (s slack) text(m Message) string {
-	escape := strings.NewReplacer("&", "&amp;", "<", "&lt;", ">", "&gt;").Replace
+	// Slack's own mark-up needs the first three. Mattermost and others that take the
+	// same call people by their name, and know links and pictures, without them.
+	escape := strings.NewReplacer("&", "&amp;", "<", "&lt;", ">", "&gt;", "@", "@\u200b", "](", "]\u200b(").Replace
 	lines := m.lines(func(i Item) string {
 		mark := ":red_circle: "
 		if i.Event == Closed {
@@ -60,10 +63,9 @@ func (s slack) text(m Message) string {
 		lines = append([]string{"*" + escape(m.Title()) + "*"}, lines...)
 	}
 	// Whole lines, so that no mark is cut in its middle.
-	for size := len(lines); size > 1; size-- {
-		if text := strings.Join(lines[:size], "\n"); len(text) <= slackText {
-			return text
-		}
+	text := strings.Join(lines, "\n")
+	for size := min(len(lines)-1, shown); len(text) > slackText && size > 0; size-- {
+		text = strings.Join(append(slices.Clone(lines[:size]), more(len(m.Items)-size+1)), "\n")
 	}
-	return clip(lines[0], slackText)
+	return clip(text, slackText)
 }

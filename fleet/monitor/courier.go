@@ -110,7 +110,7 @@ func (m *Monitor) note(ctx context.Context, write func(context.Context) error) e
 }
 
 func (m *Monitor) messageOf(message store.Message) alert.Message {
-	out := alert.Message{ID: message.ID, Thread: message.Thread, Open: message.Open}
+	out := alert.Message{ID: message.ID, Thread: message.Thread, Open: message.Open, Attempts: message.Attempts}
 	for _, i := range message.Items {
 		item := alert.Item{
 			Incident: i.ID, Name: i.Name, Kind: fleet.Kind(i.Kind), Event: alert.Event(i.Event), Opened: i.Opened,
