@@ -25,8 +25,9 @@ const (
 // courier brings a channel what has to be said there, in its order, until ctx
 // ends. A message that is under way then is brought to its end.
 func (m *Monitor) courier(ctx context.Context, c alert.Channel, wake <-chan struct{}) {
+	var no refusals
 	for ctx.Err() == nil {
-		next, err := m.bring(ctx, c)
+		next, err := m.bring(ctx, c, &no)
 		if err != nil {
 			if ctx.Err() != nil {
 				return
@@ -41,9 +42,26 @@ func (m *Monitor) courier(ctx context.Context, c alert.Channel, wake <-chan stru
 	}
 }
 
+// refusals counts how often on end a message was said to be wrong: a gateway that is
+// just being restarted says so, too.
+type refusals struct {
+	message string
+	times   int
+}
+
+func (r *refusals) count(message string, final bool) int {
+	if r.message != message || !final {
+		*r = refusals{message: message}
+	}
+	if final {
+		r.times++
+	}
+	return r.times
+}
+
 // bring sends what is due and returns when there may be more; zero where nothing
 // waits.
-func (m *Monitor) bring(ctx context.Context, c alert.Channel) (time.Time, error) {
+func (m *Monitor) bring(ctx context.Context, c alert.Channel, no *refusals) (time.Time, error) {
 	grouping := store.Grouping{Wait: m.rules.watch.GroupWait, Threads: c.Threads(), Alone: groupAlone}
 	for ctx.Err() == nil {
 		message, ok, err := m.o.Store.Pending(ctx, c.Name)
@@ -59,10 +77,11 @@ func (m *Monitor) bring(ctx context.Context, c alert.Channel) (time.Time, error)
 				return time.Time{}, err
 			}
 		}
-		if message.Next.After(time.Now()) {
+		// One that is farther off than anybody may ask for is of a clock that was wrong.
+		if wait := time.Until(message.Next); wait > 0 && wait <= longestWait {
 			return message.Next, nil
 		}
-		if err := m.send(ctx, c, message); err != nil {
+		if err := m.send(ctx, c, message, no); err != nil {
 			return time.Time{}, err
 		}
 	}
@@ -70,7 +89,7 @@ func (m *Monitor) bring(ctx context.Context, c alert.Channel) (time.Time, error)
 }
 
 // send makes one attempt and notes what came of it.
-func (m *Monitor) send(ctx context.Context, c alert.Channel, message store.Message) error {
+func (m *Monitor) send(ctx context.Context, c alert.Channel, message store.Message, no *refusals) error {
 	// To cut it off would leave open whether it has arrived.
 	limited, cancel := context.WithTimeout(context.WithoutCancel(ctx), sendLimit)
 	defer cancel()
@@ -85,7 +104,7 @@ func (m *Monitor) send(ctx context.Context, c alert.Channel, message store.Messa
 		wait, final = max(wait, min(known.After, longestWait)), known.Final
 	}
 	next := now.Add(wait)
-	if final && message.Attempts+1 >= finalTries || now.Sub(message.Made) >= giveUpAfter {
+	if no.count(message.ID, final) >= finalTries || now.Sub(message.Made) >= giveUpAfter {
 		next = time.Time{}
 		m.log.LogAttrs(ctx, slog.LevelError, "a message is given up", slog.String("channel", c.Name), slog.String("message", message.ID), slog.Int("things", len(message.Items)), slog.Any("error", err))
 	} else {

@@ -135,6 +135,26 @@ func TestWhatIsSaidAtOnceBecomesOneMessage(t *testing.T) {
 	}
 }
 
+func TestWhatIsTooMuchForOneMessageBecomesSeveral(t *testing.T) {
+	t.Parallel()
+	s := opened(t)
+	var all Batch
+	for n := range 1100 {
+		all.Opened = append(all.Opened, Opening{Incident: incident(fmt.Sprintf("acme%d", n), noon), To: []string{"chat"}})
+	}
+	s.must(t, all)
+	if _, err := s.Compose(t.Context(), "chat", noon.Add(time.Hour), Grouping{}); err != nil {
+		t.Fatal(err)
+	}
+	var sizes []int
+	for _, text := range s.said(t, "chat") {
+		sizes = append(sizes, strings.Count(text, " opened"))
+	}
+	if !slices.Equal(sizes, []int{500, 500, 100}) {
+		t.Errorf("messages of %v things", sizes)
+	}
+}
+
 func TestAnEndGoesToTheThreadOfItsBegin(t *testing.T) {
 	t.Parallel()
 	s := opened(t)

@@ -6,6 +6,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 )
@@ -64,6 +65,10 @@ func (s *Store) Compose(ctx context.Context, channel string, now time.Time, g Gr
 	})
 }
 
+// mostItems is how many things one message says: the biggest of troubles must not
+// make one that its receiver refuses for its size, as many do above 1 MB.
+const mostItems = 500
+
 type composer struct {
 	w       writer
 	channel string
@@ -81,7 +86,10 @@ func (c *composer) run() error {
 		return err
 	}
 	if !c.g.Threads {
-		return c.message("", append(opened, closed...))
+		for part := range slices.Chunk(append(opened, closed...), mostItems) {
+			err = errors.Join(err, c.message("", part))
+		}
+		return err
 	}
 	if len(opened) > c.g.Alone {
 		err = c.message("", opened)

@@ -81,9 +81,15 @@ func (s *Store) migrate(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	var at int
+	version := func(row *sql.Row) error { return unusable(row.Scan(&at), s.path) }
+	// Where nothing is to be done nothing is written: what is remembered can be read
+	// on a full disk, too.
+	if err := version(s.db.QueryRowContext(ctx, "PRAGMA user_version")); err != nil || at == len(steps) {
+		return err
+	}
 	return s.change(ctx, func(tx *sql.Tx) error {
-		var at int
-		if err := tx.QueryRowContext(ctx, "PRAGMA user_version").Scan(&at); err != nil {
+		if err := version(tx.QueryRowContext(ctx, "PRAGMA user_version")); err != nil {
 			return err
 		}
 		if at > len(steps) {
@@ -131,14 +137,22 @@ func (s *Store) statement(ctx context.Context, query string) (*sql.Stmt, error) 
 	return made, nil
 }
 
-// unusable names the file in an error of the database.
+// unusable names the file in an error of the database, and says what to do.
 func unusable(err error, path string) error {
-	if err == nil || problem.As(err) != nil || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+	if _, said := errors.AsType[*problem.Error](err); err == nil || said {
 		return err
 	}
+	for _, known := range []error{ErrLeaseLost, context.Canceled, context.DeadlineExceeded} {
+		if errors.Is(err, known) {
+			return err
+		}
+	}
 	hint := "Check the folder's permissions and free space, or name another one: --state DIR"
-	if text := err.Error(); strings.Contains(text, "malformed") || strings.Contains(text, "not a database") {
+	switch text := err.Error(); {
+	case strings.Contains(text, "malformed"), strings.Contains(text, "not a database"):
 		hint = "Move the file away; what it remembers is lost, and no instance is touched: mv " + path + " " + path + ".bad"
+	case strings.Contains(text, "SQLITE_BUSY"):
+		hint = "Another agnesctl is writing: wait a moment, and run the same command again."
 	}
 	return problem.Wrap(err, problem.Internal, "The fleet's database "+path+" cannot be used.", hint)
 }
