@@ -33,7 +33,9 @@ const (
 type attempt struct {
 	began, asked, dialed, secured time.Time
 	dns                           time.Duration
-	connected                     bool
+	proxy                         *url.URL // between us and the other host
+	handshakes                    int      // that were begun
+	connected                     bool     // with the other host
 	remote                        string
 }
 
@@ -74,8 +76,9 @@ func (p *Prober) ask(ctx context.Context, in Instance) (Result, reach) {
 	x := &exchange{p: p, t: t, r: &r, outer: ctx, ctx: limited}
 	how := x.run()
 	r.Timing.Total, r.Reached = time.Since(r.At), bool(how)
-	if how == reached && x.remote != "" {
-		p.self.saw(in, x.remote)
+	if how == reached && x.seen != nil {
+		x.seen.name = in.Name
+		p.self.saw(in, *x.seen)
 	}
 	p.remember(in.Name, r.Fault == FaultTimeout)
 	return r, how
@@ -119,9 +122,9 @@ type exchange struct {
 	outer context.Context //nolint:containedctx // of the caller: tells its end from our limit
 	ctx   context.Context //nolint:containedctx // lives as long as this value: one call of ask
 
-	conn   *http.ClientConn
-	remote string
-	until  time.Time // end of the connection's life
+	conn  *http.ClientConn
+	seen  *witness  // how to try again whether the other host can be reached
+	until time.Time // end of the connection's life
 }
 
 func (r *Result) fail(f Fault, err *problem.Error) {
@@ -130,7 +133,7 @@ func (r *Result) fail(f Fault, err *problem.Error) {
 
 func (x *exchange) run() reach {
 	if kept, ok := x.p.idle.get(x.t.address+" "+x.t.in.Name, x.t.via); ok {
-		x.conn, x.remote, x.until = kept.conn, kept.remote, kept.until
+		x.conn, x.seen, x.until = kept.conn, kept.seen, kept.until
 		x.r.Timing.Reused = true
 		// The host may have closed it just now, or a box between forgotten it: that
 		// says nothing about its health, so there is time left for another one.
@@ -154,7 +157,7 @@ func (x *exchange) run() reach {
 	resp, err := x.get(x.ctx, healthPath, "") //nolint:bodyclose // health closes it
 	if err != nil {
 		_ = x.conn.Close()
-		x.r.fail(x.unanswered(err))
+		x.r.fail(x.unanswered(err, healthPath))
 		return reached
 	}
 	x.health(resp)
@@ -164,11 +167,20 @@ func (x *exchange) run() reach {
 // connect makes x.conn, or says why not.
 func (x *exchange) connect() (reach, bool) {
 	a := &attempt{began: time.Now()}
+	if x.p.o.Proxy != nil {
+		a.proxy, _ = x.p.o.Proxy(&http.Request{URL: x.t.base}) // an error of it comes again below
+	}
 	ctx := context.WithValue(x.ctx, attemptKey{}, a)
 	if net.ParseIP(x.t.base.Hostname()) == nil || x.t.base.Scheme == "https" {
 		ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
-			DNSStart:         func(httptrace.DNSStartInfo) { a.asked = time.Now() },
-			DNSDone:          func(httptrace.DNSDoneInfo) { a.dns = time.Since(a.asked) },
+			DNSStart: func(httptrace.DNSStartInfo) { a.asked = time.Now() },
+			DNSDone:  func(httptrace.DNSDoneInfo) { a.dns = time.Since(a.asked) },
+			TLSHandshakeStart: func() {
+				// A proxy's own handshake comes first; the next one has come through it.
+				if a.handshakes++; a.proxy != nil && (a.proxy.Scheme != "https" || a.handshakes > 1) {
+					a.connected = true
+				}
+			},
 			TLSHandshakeDone: func(tls.ConnectionState, error) { a.secured = time.Now() },
 		})
 	}
@@ -183,11 +195,16 @@ func (x *exchange) connect() (reach, bool) {
 			timing.TLS = a.secured.Sub(a.dialed)
 		}
 	}
-	x.remote = a.remote
+	switch {
+	case a.proxy != nil:
+		x.seen = &witness{via: x.t.via, scheme: x.t.base.Scheme, address: x.t.address}
+	case a.remote != "":
+		x.seen = &witness{address: a.remote}
+	}
 	if err != nil {
 		f, reason := x.unconnected(ctx, a, err)
 		x.r.fail(f, reason)
-		return reach(a.connected || alive(err)), false
+		return reach(a.connected || a.proxy == nil && alive(err)), false
 	}
 	x.conn, x.until = conn, endOfLife(x.p.life)
 	return reached, true
@@ -230,7 +247,7 @@ func (x *exchange) health(resp *http.Response) {
 		_ = x.conn.Close()
 		return
 	}
-	x.p.idle.put(x.t.address+" "+x.t.in.Name, idleConn{conn: x.conn, route: x.t.via, remote: x.remote, until: x.until})
+	x.p.idle.put(x.t.address+" "+x.t.in.Name, idleConn{conn: x.conn, route: x.t.via, seen: x.seen, until: x.until})
 }
 
 // certificate notes how long the chain is valid.
@@ -328,7 +345,7 @@ func (x *exchange) details() bool {
 	}
 	resp, err := x.get(x.ctx, detailsPath, token)
 	if err != nil {
-		_, wrong := x.unanswered(err)
+		_, wrong := x.unanswered(err, detailsPath)
 		x.note("No details: %s", wrong.Message)
 		return false
 	}

@@ -38,10 +38,14 @@ func (x *exchange) unconnected(ctx context.Context, a *attempt, err error) (Faul
 	}
 	if !a.connected {
 		hint := "Check that the machine runs, and the firewall before it."
+		if a.proxy != nil {
+			host += " through the proxy " + a.proxy.Host
+			hint = "Check that the machine runs, and what the proxy says of it: it is HTTPS_PROXY of this machine."
+		}
 		if late {
 			return FaultTimeout, problem.Wrap(err, problem.Timeout, fmt.Sprintf("Expected a connection to %s within %s, found none.", host, limit), hint)
 		}
-		if refused(err) {
+		if a.proxy == nil && refused(err) {
 			return FaultConnect, problem.Wrap(err, problem.Unavailable, fmt.Sprintf("Expected a server at %s, found that nothing listens: connection refused.", host), "Start it: agnesctl host status.")
 		}
 		return FaultConnect, problem.Wrap(err, problem.Unavailable, fmt.Sprintf("Expected a connection to %s, found: %s.", host, root(err)), hint)
@@ -107,11 +111,11 @@ func (x *exchange) untrusted(err error) *problem.Error {
 }
 
 // unanswered says why no header of an answer came.
-func (x *exchange) unanswered(err error) (Fault, *problem.Error) {
+func (x *exchange) unanswered(err error, path string) (Fault, *problem.Error) {
 	if f, ours := x.ours(err); ours != nil {
 		return f, ours
 	}
-	call := "GET " + x.t.base.String() + healthPath
+	call := "GET " + x.t.base.String() + path
 	if x.ctx.Err() != nil {
 		return FaultTimeout, problem.Wrap(err, problem.Timeout, fmt.Sprintf("Expected an answer to %s within %s, found none.", call, x.t.total), "Look at the load of the machine and the instance's log.")
 	}

@@ -1,6 +1,10 @@
 package fleet
 
 import (
+	"context"
+	"net"
+	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -42,5 +46,25 @@ func TestAFleetOfTenThousandIsKeptInTwentyThousandDescriptors(t *testing.T) {
 		if got := [2]int{o.Concurrency, o.MaxIdle}; got != want {
 			t.Errorf("%d descriptors: %v at once and kept, want %v", descriptors, got, want)
 		}
+	}
+}
+
+func TestAWitnessIsAskedAtTheAddressThatItHasNow(t *testing.T) {
+	t.Parallel()
+	s := newSelfCheck(ProbeOptions{Dial: func(_ context.Context, network, address string) (net.Conn, error) {
+		if !strings.HasPrefix(address, "new-") {
+			return nil, &net.OpError{Op: "dial", Net: network, Err: syscall.EHOSTUNREACH}
+		}
+		here, there := net.Pipe()
+		_ = there.Close()
+		return here, nil
+	}})
+	for _, age := range []string{"old-", "new-"} {
+		for _, name := range []string{"a", "b", "c", "d"} {
+			s.saw(Instance{URL: "https://" + name + ".example.com"}, witness{name: name, address: age + name})
+		}
+	}
+	if got := s.check(t.Context(), Instance{Name: "a", URL: "https://a.example.com"}, time.Now().Add(time.Hour)); got != online {
+		t.Errorf("our network is taken for %d", got)
 	}
 }

@@ -54,7 +54,7 @@ func (p *Prober) route(in Instance) (*route, *problem.Error) {
 			c, err := p.o.Dial(ctx, network, address)
 			if a, ok := ctx.Value(attemptKey{}).(*attempt); ok {
 				a.dialed = time.Now()
-				if err == nil {
+				if err == nil && a.proxy == nil {
 					a.connected, a.remote = true, c.RemoteAddr().String()
 				}
 			}
@@ -138,11 +138,11 @@ type idlePool struct {
 }
 
 type idleConn struct {
-	conn   *http.ClientConn
-	route  *route
-	remote string
-	since  time.Time // it waits
-	until  time.Time // end of its life
+	conn  *http.ClientConn
+	route *route
+	seen  *witness
+	since time.Time // it waits
+	until time.Time // end of its life
 }
 
 // over reports whether nothing can, or should, be asked on it any more.

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -287,15 +288,20 @@ type selfCheck struct {
 
 type witnesses struct {
 	mu    sync.Mutex
-	known [8]witness // a ring
-	next  int
-	seen  time.Time // last sign of life
+	known [8]witness // the last one first
+	seen  time.Time  // last sign of life
 
 	turn chan struct{} // who may look; the others wait for what is found
 	lost time.Time     // begin of the last look that found nobody
 }
 
-type witness struct{ name, address string }
+// witness is a host that answered.
+type witness struct {
+	name    string // of the instance
+	address string
+	via     *route // where there is a proxy between
+	scheme  string
+}
 
 func newSelfCheck(o ProbeOptions) *selfCheck {
 	s := &selfCheck{o: o}
@@ -313,18 +319,17 @@ func (s *selfCheck) list(in Instance) *witnesses {
 }
 
 // saw records a sign of life.
-func (s *selfCheck) saw(in Instance, address string) {
+func (s *selfCheck) saw(in Instance, who witness) {
 	w := s.list(in)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.seen = time.Now()
-	for _, k := range w.known {
-		if k.name == in.Name {
-			return
-		}
+	at := slices.IndexFunc(w.known[:], func(k witness) bool { return k.name == who.name })
+	if at < 0 {
+		at = len(w.known) - 1
 	}
-	w.known[w.next] = witness{in.Name, address}
-	w.next = (w.next + 1) % len(w.known)
+	copy(w.known[1:at+1], w.known[:at])
+	w.known[0] = who // with the address that it has now
 }
 
 const (
@@ -350,15 +355,16 @@ func (s *selfCheck) check(ctx context.Context, in Instance, failed time.Time) ne
 	w.mu.Lock()
 	known := w.known
 	w.mu.Unlock()
-	var ask []string
-	for i := range known {
-		k := known[(w.next+len(known)-1-i)%len(known)]
+	var ask []witness
+	for _, k := range known {
 		if k.name != "" && k.name != in.Name && len(ask) < 3 {
-			ask = append(ask, k.address)
+			ask = append(ask, k)
 		}
 	}
 	if !isLoopback(in.URL) {
-		ask = append(ask, s.o.Beacons...)
+		for _, address := range s.o.Beacons {
+			ask = append(ask, witness{address: address})
+		}
 	}
 	if len(ask) == 0 {
 		return unknown
@@ -391,27 +397,35 @@ func (w *witnesses) recent(failed time.Time) (network, bool) {
 	return unknown, false
 }
 
-// any reports whether one of the addresses can be reached; a refusal is a sign
-// of life too.
-func (s *selfCheck) any(ctx context.Context, addresses []string) bool {
+// any reports whether one of them can be reached; a refusal is a sign of life too.
+func (s *selfCheck) any(ctx context.Context, them []witness) bool {
 	ctx, cancel := context.WithTimeout(ctx, cmp.Or(min(s.o.Connect, lookLimit), lookLimit))
 	defer cancel()
-	found := make(chan bool, len(addresses))
-	for _, address := range addresses {
-		go func() {
-			c, err := s.o.Dial(ctx, "tcp", address)
-			if err == nil {
-				_ = c.Close()
-			}
-			found <- err == nil || alive(err)
-		}()
+	found := make(chan bool, len(them))
+	for _, k := range them {
+		go func() { found <- s.reaches(ctx, k) }()
 	}
 	up := false
-	for range addresses {
+	for range them {
 		if <-found {
 			up = true
 			cancel()
 		}
 	}
 	return up
+}
+
+func (s *selfCheck) reaches(ctx context.Context, k witness) bool {
+	if k.via != nil {
+		c, err := k.via.transport.NewClientConn(ctx, k.scheme, k.address)
+		if err == nil {
+			_ = c.Close()
+		}
+		return err == nil
+	}
+	c, err := s.o.Dial(ctx, "tcp", k.address)
+	if err == nil {
+		_ = c.Close()
+	}
+	return err == nil || alive(err)
 }
