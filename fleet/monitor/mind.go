@@ -15,6 +15,7 @@ import (
 // nothing had happened.
 type mind struct {
 	last    time.Time // of the last observation
+	from    time.Time // since when it is watched by this process: what is steady is not saved each time
 	version string
 	health  string // as it is judged: a fleet.Health, or nothing before there was enough to judge
 	downAs  string // what it was when it was found to be down: unreachable or unhealthy
@@ -82,7 +83,7 @@ func restore(doc []byte, now time.Time) (m mind, err error) {
 		}
 		return t
 	}
-	m = mind{last: bound(s.Last), version: s.Version, health: s.Health, downAs: s.DownAs}
+	m = mind{last: bound(s.Last), from: now, version: s.Version, health: s.Health, downAs: s.DownAs}
 	for i := range m.tracks {
 		if saved := s.Tracks[trackNames[i]]; saved != nil {
 			m.tracks[i] = *saved
@@ -122,6 +123,10 @@ type rules struct {
 	silenced func(in fleet.Instance, at time.Time) string // why, or nothing
 	tell     func(in fleet.Instance, kind fleet.Kind) []string
 }
+
+// unknownAfter is how long an instance that works says nothing about an incident of
+// its own, until that is over: its token or its https was taken from the inventory.
+const unknownAfter = time.Hour
 
 // sight is one result of an instance, seen by its mind.
 type sight struct {
@@ -246,6 +251,9 @@ func (s *sight) incident(id trackID, o fleet.Observation, d fleet.Drift) bool {
 	case t.Incident != nil && t.Record.Standing == fleet.Up:
 		s.out.Closed = append(s.out.Closed, store.Closing{ID: t.Incident.ID, At: s.at, Ending: endings[id]})
 		t.Incident = nil
+	case t.Incident != nil && o == fleet.Nothing && s.r.Good() && s.at.Sub(t.Record.Last) >= unknownAfter && s.at.Sub(s.mind.from) >= unknownAfter:
+		s.out.Closed = append(s.out.Closed, store.Closing{ID: t.Incident.ID, At: s.at, Ending: "Nothing is known of it any more: the instance works, and does not say."})
+		*t = track{}
 	default:
 		return false
 	}
@@ -293,7 +301,7 @@ func (s *sight) describe(id trackID, d fleet.Drift) store.Incident {
 			Hint: "agnesctl instance sync --url " + s.in.URL,
 		}
 	case drift:
-		return store.Incident{Kind: string(fleet.KindDrift), Summary: "It " + d.Reason + ".", Hint: "agnesctl fleet plan -l name=" + s.in.Name}
+		return store.Incident{Kind: string(fleet.KindDrift), Summary: "Drift: " + d.Reason + ".", Hint: "agnesctl fleet plan -l name=" + s.in.Name}
 	}
 	i := store.Incident{Kind: string(fleet.KindUnreachable), Summary: "It does not answer."}
 	if r.Health == fleet.Unhealthy {

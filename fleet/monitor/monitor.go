@@ -83,6 +83,7 @@ type Monitor struct {
 	batches chan store.Batch
 	written chan struct{}
 	wakes   []chan struct{} // of the couriers
+	shouts  sync.WaitGroup  // what is told past the store
 
 	// Of the record's goroutine.
 	batch    store.Batch
@@ -96,6 +97,7 @@ type Monitor struct {
 	ours     int       // of them, those that failed by our own fault
 	lifeFrom time.Time // since when it watches; zero while it is in trouble
 	lifeSaid time.Time
+	looked   time.Time // when it last looked at itself
 }
 
 // watched is an instance with what is known of it.
@@ -203,6 +205,7 @@ func (m *Monitor) Run(ctx context.Context) error {
 	close(m.done) // the record takes what is left, writes it and ends, and the writer after it
 	recording.Wait()
 	couriers.Wait()
+	m.shouts.Wait()
 	m.log.LogAttrs(ctx, slog.LevelInfo, "the watch has ended")
 	if trouble := m.Condition().Store; trouble != "" {
 		return problem.New(problem.Internal, "The monitor's last words were not written: "+trouble, "What they were about will be seen again by the next one.")
@@ -227,6 +230,9 @@ func (m *Monitor) load(ctx context.Context) error {
 		if err != nil {
 			m.log.LogAttrs(ctx, slog.LevelError, "what was remembered cannot be read: it begins anew", slog.String("instance", name), slog.Any("error", err))
 			saved = mind{}
+			if err := m.disown(ctx, name, now); err != nil {
+				return err
+			}
 		}
 		i, mine := m.byName[name]
 		switch {
@@ -254,6 +260,17 @@ func (m *Monitor) load(ctx context.Context) error {
 	}
 	m.lifeFrom, m.opening = now, len(m.watched)
 	return nil
+}
+
+// disown closes what is open of an instance, where it is not known what that is.
+func (m *Monitor) disown(ctx context.Context, name string, now time.Time) error {
+	all, err := m.o.Store.Incidents(ctx, store.IncidentQuery{Name: name, OpenOnly: true})
+	for _, one := range all {
+		if one.Name == name { // no name asks for all
+			m.batch.Closed = append(m.batch.Closed, store.Closing{ID: one.ID, At: now, Ending: "What was known of it cannot be read: it is looked at anew."})
+		}
+	}
+	return err
 }
 
 // forget ends what is known of an instance that is not watched any more.

@@ -182,6 +182,8 @@ func TestAFleetIsWatched(t *testing.T) {
 		"a reader that is slow is told to begin anew":                  slowReader,
 		"a monitor that does not keep up leaves rounds out":            notKeepingUp,
 		"uptime counts what was watched":                               uptime,
+		"what an instance does not say any more is over":               saidNoMore,
+		"what cannot be read is looked at anew, once":                  brokenMind,
 		"a watch that is ended before it began has ended well":         endedBeforeItBegan,
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -334,13 +336,60 @@ func patience(t *testing.T) {
 	waitFor(24 * time.Hour)
 	b.expect("after a day", "acme drift opened")
 	for _, i := range b.incidents() {
-		if i.Kind == string(fleet.KindDegraded) && i.Summary != "It is degraded: The disk is nearly full." || i.Kind == string(fleet.KindDrift) && i.Summary != "It runs channel dev, wanted stable." {
+		if i.Kind == string(fleet.KindDegraded) && i.Summary != "It is degraded: The disk is nearly full." || i.Kind == string(fleet.KindDrift) && i.Summary != "Drift: runs channel dev, wanted stable." {
 			t.Errorf("%+v", i)
 		}
 	}
 	changes, err := b.o.Store.Changes(t.Context(), "acme", time.Time{}, 0)
 	if err != nil || len(changes) != 4 || changes[0].To != "degraded" || changes[1].To != "healthy" {
 		t.Errorf("%+v: %v", changes, err)
+	}
+}
+
+func saidNoMore(t *testing.T) {
+	b := newBench(t, "acme")
+	old := func(details bool) func(string) fleet.Result {
+		return func(string) fleet.Result {
+			return fleet.Result{Health: fleet.Healthy, Reached: true, Version: "2026.04.1", Channel: "stable", Details: details, LastSync: time.Now().AddDate(0, 0, -30)}
+		}
+	}
+	b.answers(old(true))
+	stop := b.run()
+	waitFor(10 * time.Minute)
+	b.expect("with a token", "acme stale opened")
+	waitFor(3 * time.Hour)
+	stop()
+	b.answers(old(false)) // its token was taken from the inventory
+	defer b.run()()
+	waitFor(50 * time.Minute)
+	b.expect("at first")
+	waitFor(20 * time.Minute)
+	b.expect("without a token", "acme stale closed")
+	b.answers(old(true))
+	waitFor(10 * time.Minute)
+	b.expect("with one again", "acme stale opened")
+}
+
+func brokenMind(t *testing.T) {
+	b := newBench(t, "acme", "bolt")
+	b.answers(of(refused, "acme"))
+	stop := b.run()
+	waitFor(10 * time.Minute)
+	stop()
+	b.expect("before", "acme unreachable opened")
+	s, err := store.Open(t.Context(), b.dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Remember(t.Context(), store.Batch{Minds: map[string][]byte{"acme": []byte("{")}}); err != nil {
+		t.Fatal(err)
+	}
+	_ = s.Close()
+	defer b.run()()
+	waitFor(10 * time.Minute)
+	b.expect("after", "acme unreachable closed", "acme unreachable opened")
+	if open, err := b.o.Store.Incidents(t.Context(), store.IncidentQuery{OpenOnly: true}); err != nil || len(open) != 1 {
+		t.Errorf("%+v: %v", open, err)
 	}
 }
 

@@ -16,7 +16,7 @@ import (
 const (
 	ownTick    = 30 * time.Second // how often the monitor looks at itself
 	lifeTick   = 2 * time.Minute  // how often it says that it lives
-	lastWrite  = 10 * time.Second // for one write; longer than the store waits for another writer
+	lastWrite  = 10 * time.Second // for one write, and a millisecond a row; longer than the store waits for another writer
 	firstRetry = time.Second      // of a batch that was not written; doubled each time
 	lastRetry  = 30 * time.Second
 	muteAfter  = time.Minute // without a store, until people are told by other ways
@@ -84,6 +84,7 @@ func (m *Monitor) alive(now time.Time) {
 	if !m.lifeFrom.IsZero() {
 		m.lifeSaid = now
 		m.batch.Latency, m.hours = append(m.batch.Latency, m.hours...), nil // which are in no hurry
+		m.batch.Latency = m.batch.Latency[max(0, len(m.batch.Latency)-mostWaits):]
 		m.batch.WatchedFrom, m.batch.WatchedUntil = m.lifeFrom, now
 	}
 }
@@ -172,6 +173,12 @@ func (m *Monitor) lookAtItself(now time.Time) {
 	default:
 		o = fleet.Good
 	}
+	// Time in which this process, or its machine, was stopped was not watched. The
+	// wall clock goes on meanwhile.
+	if now.Round(0).Sub(m.looked.Round(0)) > 3*ownTick && !m.looked.IsZero() && !m.lifeFrom.IsZero() {
+		m.lifeFrom = now
+	}
+	m.looked = now
 	total, ours := m.total, m.ours
 	m.total, m.ours = 0, 0
 	if o != fleet.Bad {
@@ -209,9 +216,6 @@ func (m *Monitor) lookAtItself(now time.Time) {
 		m.log.LogAttrs(context.Background(), slog.LevelError, "changes are lost: the store does not take them", slog.Int("lost", extra))
 		m.batch.Changes = m.batch.Changes[extra:]
 	}
-	if extra := len(m.hours) - mostWaits; extra > 0 {
-		m.hours = m.hours[extra:]
-	}
 }
 
 // writer writes batches until there are no more. One that fails is tried until it
@@ -229,11 +233,12 @@ func (m *Monitor) writer(ctx context.Context) {
 }
 
 func (m *Monitor) write(ctx context.Context, b store.Batch) bool {
-	began, pause, told := time.Now(), firstRetry, false
+	began, pause := time.Now(), firstRetry
+	var told time.Time
 	for {
 		// A write that has begun is brought to its end: the monitor's end must not
 		// undo what was decided.
-		limited, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastWrite)
+		limited, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastWrite+time.Duration(b.Rows())*time.Millisecond)
 		err := m.o.Store.Remember(limited, b)
 		cancel()
 		if err == nil {
@@ -246,9 +251,9 @@ func (m *Monitor) write(ctx context.Context, b store.Batch) bool {
 		if m.storeFails(ctx, err); ctx.Err() != nil {
 			return false
 		}
-		if !told && time.Since(began) >= muteAfter {
-			told = true
-			m.shout(ctx, alert.Opened, err)
+		if told.IsZero() && time.Since(began) >= muteAfter {
+			told = time.Now().UTC()
+			m.shout(ctx, alert.Item{Event: alert.Opened, Opened: told}, err)
 		}
 		waitUntil(ctx, time.Now().Add(pause), nil)
 		pause = min(2*pause, lastRetry)
@@ -271,7 +276,7 @@ func (m *Monitor) storeFails(ctx context.Context, err error) {
 	m.log.LogAttrs(ctx, slog.LevelError, "the store cannot be written; the monitor goes on and tries again", slog.Any("error", err), slog.String("hint", problem.As(err).Hint))
 }
 
-func (m *Monitor) storeWorks(ctx context.Context, told bool) {
+func (m *Monitor) storeWorks(ctx context.Context, told time.Time) {
 	m.mu.Lock()
 	was := m.trouble
 	m.trouble = ""
@@ -279,30 +284,27 @@ func (m *Monitor) storeWorks(ctx context.Context, told bool) {
 	if was != "" {
 		m.log.LogAttrs(ctx, slog.LevelInfo, "the store can be written again")
 	}
-	if told {
-		m.shout(ctx, alert.Closed, errors.New(was))
+	if !told.IsZero() {
+		m.shout(ctx, alert.Item{Event: alert.Closed, Opened: told, Closed: time.Now().UTC(), Ending: "The monitor can write again."}, errors.New(was))
 	}
 }
 
 // shout tells people past the store, which does not work: at most once for each
-// trouble of one process, and without a promise.
-func (m *Monitor) shout(ctx context.Context, event alert.Event, cause error) {
-	now := time.Now().UTC()
-	item := alert.Item{
-		Incident: "monitor-store", Kind: fleet.KindMonitor, Event: event, Opened: now,
-		Summary: "The monitor cannot write what it learns: " + cause.Error() + " Until it can, nobody is told of anything else.", Hint: problem.As(cause).Hint,
-	}
-	if event == alert.Closed {
-		item.Closed, item.Ending = now, "The monitor can write again."
-	}
+// trouble of one process, and without a promise. Nothing waits for it.
+func (m *Monitor) shout(ctx context.Context, item alert.Item, cause error) {
+	item.Incident, item.Kind, item.Hint = "monitor-store", fleet.KindMonitor, problem.As(cause).Hint
+	item.Summary = "The monitor cannot write what it learns: " + cause.Error() + " Until it can, nobody is told of anything else."
+	message := alert.Message{ID: fmt.Sprintf("monitor-store-%s-%d", item.Event, item.Opened.Unix()), Items: []alert.Item{item}}
 	for _, c := range m.o.Channels {
 		if c.Threads() || !c.Wants(fleet.KindMonitor, nil) {
 			continue
 		}
-		limited, cancel := context.WithTimeout(ctx, sendLimit)
-		if _, err := c.Sink.Send(limited, alert.Message{ID: fmt.Sprintf("monitor-store-%s-%d", event, now.Unix()), Items: []alert.Item{item}}); err != nil {
-			m.log.LogAttrs(ctx, slog.LevelError, "a channel did not take the message", slog.String("channel", c.Name), slog.Any("error", err))
-		}
-		cancel()
+		m.shouts.Go(func() {
+			limited, cancel := context.WithTimeout(ctx, sendLimit)
+			defer cancel()
+			if _, err := c.Sink.Send(limited, message); err != nil {
+				m.log.LogAttrs(ctx, slog.LevelError, "a channel did not take the message", slog.String("channel", c.Name), slog.Any("error", err))
+			}
+		})
 	}
 }

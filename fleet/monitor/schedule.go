@@ -86,7 +86,7 @@ func (m *Monitor) schedule(ctx context.Context, workers *sync.WaitGroup) {
 		now := time.Now()
 		j := job{next.i, next.at}
 		if next.first {
-			j.round = m.roundOf(now, m.watched[next.i].in)
+			j.round = onOurClock(m.roundOf(now, m.watched[next.i].in), now)
 		}
 		if m.watched[next.i].busy.CompareAndSwap(false, true) {
 			select {
@@ -109,13 +109,8 @@ func (m *Monitor) schedule(ctx context.Context, workers *sync.WaitGroup) {
 		if next.first {
 			after = now
 		}
-		at := m.o.Prober.Schedule(after, m.watched[next.i].in)
-		if now = time.Now(); !at.After(now) {
-			// A whole round has passed while this one waited for a worker.
-			later := m.o.Prober.Schedule(now, m.watched[next.i].in)
-			m.missed.Add(max(1, int64(later.Sub(at)/m.watched[next.i].in.Interval)))
-			at = later
-		}
+		at, left := m.turnAfter(after, time.Now(), m.watched[next.i].in)
+		m.missed.Add(left)
 		due[0] = turn{at: at, i: next.i}
 		heap.Fix(&due, 0)
 		if missed := m.missed.Load(); missed > saidMissed && now.Sub(said) >= lateLog {
@@ -125,6 +120,25 @@ func (m *Monitor) schedule(ctx context.Context, workers *sync.WaitGroup) {
 	}
 	<-ctx.Done() // an empty fleet
 }
+
+// turnAfter returns when an instance is due after its turn at after, and how many
+// rounds are left out.
+func (m *Monitor) turnAfter(after, now time.Time, in fleet.Instance) (at time.Time, left int64) {
+	at = m.o.Prober.Schedule(after, in)
+	switch {
+	case !at.After(now):
+		// A whole round has passed while this one waited for a worker.
+		later := m.o.Prober.Schedule(now, in)
+		at, left = later, max(1, int64(later.Sub(at)/in.Interval))
+	case at.Sub(now) > 2*in.Interval:
+		at = m.o.Prober.Schedule(now, in) // the wall clock was set back
+	}
+	return onOurClock(at, now), left
+}
+
+// onOurClock gives a moment the monotonic clock of now: what waits for it, and rounds
+// that are compared, do not go wrong when the wall clock is set.
+func onOurClock(at, now time.Time) time.Time { return now.Add(at.Sub(now)) }
 
 // roundOf returns when the round of an instance began that is under way.
 func (m *Monitor) roundOf(now time.Time, in fleet.Instance) time.Time {

@@ -95,8 +95,11 @@ type Closing struct {
 }
 
 // Empty reports whether there is nothing to write.
-func (b *Batch) Empty() bool {
-	return len(b.Minds)+len(b.Changes)+len(b.Opened)+len(b.Told)+len(b.Closed)+len(b.Latency) == 0 && b.WatchedUntil.IsZero()
+func (b *Batch) Empty() bool { return b.Rows() == 0 && b.WatchedUntil.IsZero() }
+
+// Rows returns how much there is to write.
+func (b *Batch) Rows() int {
+	return len(b.Minds) + len(b.Changes) + len(b.Opened) + len(b.Told) + len(b.Closed) + len(b.Latency)
 }
 
 // Add appends what was learned later.
