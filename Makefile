@@ -177,12 +177,12 @@ HOURS  ?= 1
 DRILLS := TestACanary|TestADeploy|TestAHost|TestABadRelease
 
 .PHONY: soak
-soak: build ## Repeat every drill of a deploy ROUNDS= times (30; hours), watch 10,000 instances for HOURS= (1); the logs are kept in testdata/soak.log
-	@mkdir -p e2e/testdata fleet/monitor/testdata
+soak: build ## Repeat every drill of a deploy ROUNDS= times (30; hours), watch 10,000 instances for HOURS= (1); the logs are kept in e2e/testdata
+	@mkdir -p e2e/testdata
 	@{ echo "$(ROUNDS) rounds of $$(git rev-parse HEAD), begun $$(date -u +%FT%TZ)"; \
 	  go test -tags $(E2E_TAGS) -count=$(ROUNDS) -timeout 72h -v -run '$(DRILLS)' ./e2e 2>&1 | grep -E '^ *(---|ok|FAIL|PASS|panic)'; } | tee -a e2e/testdata/soak.log
 	@{ echo "$(HOURS) hours of $$(git rev-parse HEAD), begun $$(date -u +%FT%TZ)"; \
-	  AGNES_BENCH_SOAK=$(HOURS)h go test -tags $(TAGS),bench -count=1 -timeout 72h -v -run TestBenchWatchingTenThousand ./fleet/monitor; } | tee -a fleet/monitor/testdata/soak.log
+	  AGNES_BENCH_SOAK=$(HOURS)h go test -tags $(TAGS),bench -count=1 -timeout 72h -v -run TestBenchServingTenThousand ./e2e; } | tee -a e2e/testdata/serve.log
 
 .PHONY: bench
 bench: ## Measure against the bars that the documentation promises; `make deps-test` first

@@ -29,9 +29,6 @@ import (
 const processRole = "AGNES_MONITOR_PROCESS"
 
 func TestMain(m *testing.M) {
-	if benchRole() {
-		return
-	}
 	if os.Getenv(processRole) == "" {
 		os.Exit(m.Run())
 	}
@@ -48,7 +45,6 @@ type process struct {
 	URLs      []string
 	CA        string
 	Interval  time.Duration
-	MaxIdle   int
 	Hook, Key string // a signed webhook; none where Hook is empty
 	GroupWait time.Duration
 }
@@ -79,8 +75,7 @@ func watchProcess() error {
 	for i, name := range p.Names {
 		inventory.Instances = append(inventory.Instances, fleet.Instance{Name: name, URL: p.URLs[i], Channel: "stable", Interval: p.Interval, Timeout: min(5*time.Second, p.Interval), TLS: fleet.TLS{PEM: p.CA}})
 	}
-	fleet.RaiseFileLimit(1 << 16) // as fleet serve does
-	prober := fleet.NewProber(fleet.ProbeOptions{MaxIdle: p.MaxIdle})
+	prober := fleet.NewProber(fleet.ProbeOptions{})
 	defer prober.Close()
 	o := monitor.Options{Inventory: inventory, Store: s, Prober: prober, Log: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelError}))}
 	if p.Hook != "" {
