@@ -127,6 +127,7 @@ type facts struct {
 	wanted     Image
 	named      bool // by digest or version: no channel is followed
 	seen       time.Time
+	asked      time.Time // when somebody asked for the wanted one; zero where that is not known
 	confirmed  bool    // a smoke test has passed
 	deprecated bool    // the wanted one
 	withdrawn  bool    // what runs is deprecated
@@ -257,7 +258,7 @@ func gather(ctx context.Context, o Options, h host, p UpdatePolicy) (facts, erro
 		if err != nil {
 			return f, err
 		}
-		f.wanted.Tag, f.wanted.Digest = desired.Tag, desired.Digest
+		f.wanted.Tag, f.wanted.Digest, f.asked = desired.Tag, desired.Digest, desired.AskedAt
 	}
 	j, err := t.survey(ctx)
 	if err != nil {
@@ -329,7 +330,7 @@ func (f *facts) against(records []Record) {
 			f.failed, f.tried, f.left = nil, nil, nil
 		case r.Verdict == smoke.Fail:
 			f.failed = &r
-		case r.Reverted && f.now.Sub(r.Ended) < againFor:
+		case r.Reverted && f.now.Sub(r.Ended) < againFor && (f.asked.Before(r.Ended) || f.asked.After(f.now)):
 			f.tried = &r
 		}
 	}
@@ -369,6 +370,10 @@ func firstSeen(ctx context.Context, h *host, digest string, now time.Time, dryRu
 type Desired struct {
 	Tag    string `json:"tag"`              // a channel or a version's tag
 	Digest string `json:"digest,omitempty"` // exactly this image; the tag then only names it
+
+	// AskedAt is when somebody asked for it. What could not be tried before is tried
+	// once more for that, without the wait that keeps a host from trying by itself.
+	AskedAt time.Time `json:"asked_at,omitzero"`
 }
 
 func desired(ctx context.Context, p UpdatePolicy) (Desired, error) {

@@ -79,23 +79,32 @@ func TestWhatAHostsHistoryHasAgainstAVersion(t *testing.T) {
 	pass, fail := Record{To: wanted, Verdict: smoke.Pass}, Record{To: wanted, Verdict: smoke.Fail}
 	reverted := Record{To: wanted, Verdict: smoke.Inconclusive, Reverted: true, Ended: f.now.Add(-time.Hour)}
 	back := Record{From: wanted, To: other, Verdict: smoke.Pass, Back: true}
+	asked, early := f, f
+	asked.asked, early.asked = f.now.Add(-time.Minute), f.now.Add(-2*time.Hour)
+	ahead := f
+	ahead.asked = f.now.Add(time.Hour)
 	old := reverted
 	old.Ended = f.now.Add(-24 * time.Hour)
 	for name, c := range map[string]struct {
+		facts   facts
 		records []Record
 		want    string
 	}{
-		"nothing":                                 {nil, ""},
-		"others do not count":                     {[]Record{{To: other, Verdict: smoke.Fail}}, ""},
-		"it failed":                               {[]Record{pass, fail}, "failed"},
-		"it failed, and was inconclusive later":   {[]Record{fail, old}, "failed"},
-		"it failed and passed later":              {[]Record{fail, pass}, ""},
-		"it cost a way back an hour ago":          {[]Record{reverted}, "tried"},
-		"it cost a way back yesterday":            {[]Record{old}, ""},
-		"somebody went back from it":              {[]Record{pass, back}, "left"},
-		"somebody went back, and forward by hand": {[]Record{pass, back, pass}, ""},
+		"nothing":                                      {f, nil, ""},
+		"others do not count":                          {f, []Record{{To: other, Verdict: smoke.Fail}}, ""},
+		"it failed":                                    {f, []Record{pass, fail}, "failed"},
+		"it failed, and was inconclusive later":        {f, []Record{fail, old}, "failed"},
+		"it failed and passed later":                   {f, []Record{fail, pass}, ""},
+		"it cost a way back an hour ago":               {f, []Record{reverted}, "tried"},
+		"it cost a way back, and was asked for before": {early, []Record{reverted}, "tried"},
+		"it cost a way back, and was asked for since":  {asked, []Record{reverted}, ""},
+		"it cost a way back, and will be asked for":    {ahead, []Record{reverted}, "tried"}, // a clock is wrong
+		"it failed, and was asked for since":           {asked, []Record{fail}, "failed"},
+		"it cost a way back yesterday":                 {f, []Record{old}, ""},
+		"somebody went back from it":                   {f, []Record{pass, back}, "left"},
+		"somebody went back, and forward by hand":      {f, []Record{pass, back, pass}, ""},
 	} {
-		g := f
+		g := c.facts
 		g.against(c.records)
 		got := ""
 		switch {
