@@ -183,7 +183,7 @@ func (f *rolloutFlags) drive(ctx context.Context, s *store.Store, inventory *fle
 
 func (f *rolloutFlags) engine(s *store.Store, inventory *fleet.Inventory, repository *rollout.Repository, dir string) (rollout.Options, error) {
 	o := rollout.Options{
-		Store: s, Instances: inventory.Instances, Audit: filepath.Join(f.state(), rollout.AuditFile), Log: f.log(), Stay: true, Every: f.every,
+		Store: s, Instances: inventory.Instances, Audit: filepath.Join(f.state(), rollout.AuditFile), Log: f.log(), Stay: true, Retries: f.retries, Every: f.every,
 		Deliver: map[string]rollout.Deliverer{},
 	}
 	options, err := f.options(nil, "")
@@ -191,7 +191,7 @@ func (f *rolloutFlags) engine(s *store.Store, inventory *fleet.Inventory, reposi
 		return o, err
 	}
 	options.Progress = nil // of many hosts at once
-	o.Deliver[fleet.Push] = &rollout.Push{Options: options, Retries: f.retries, Open: func(in fleet.Instance) (deploy.Shell, string, error) {
+	o.Deliver[fleet.Push] = &rollout.Push{Options: options, Open: func(in fleet.Instance) (deploy.Shell, string, error) {
 		h := f.hostFlags
 		h.host = in.Host
 		return h.open()

@@ -30,6 +30,8 @@ type Options struct {
 	// that theirs can resume it, too.
 	Stay bool
 
+	Retries int // how often a delivery that was inconclusive is repeated
+
 	Every  time.Duration // between two probes of a member; 5 s when zero
 	Settle time.Duration // how long a member may take to show what was deployed to it; 2 min when zero
 	Poll   time.Duration // between two looks for orders; 1 s when zero
@@ -64,8 +66,8 @@ func New(o Options) (*Engine, error) {
 	return e, nil
 }
 
-// report is what a job has seen. The engine answers whether the member still is
-// on its way, after it has written the report down.
+// report is what a job has seen. The engine answers whether the job may begin
+// what it is for, after it has written the report down.
 type report struct {
 	seen   Seen
 	answer chan bool
@@ -191,8 +193,7 @@ func (l *loop) turn(ctx context.Context) error {
 		}
 	}
 	for _, p := range l.pending {
-		_, m := l.r.member(p.seen.Member)
-		p.answer <- m != nil && m.State == Taking && m.Sent
+		p.answer <- l.r.mayGoOn(p.seen.Member)
 	}
 	l.pending = nil
 	l.turns++
@@ -293,8 +294,7 @@ func (l *loop) start(ctx context.Context, a Action) *job {
 	return j
 }
 
-// report hands over what was seen, and returns whether the member still is on its
-// way and may be touched.
+// report hands over what was seen, and returns whether the member may be touched.
 func (w *worker) report(seen Seen) bool {
 	seen.Member = w.m.Name
 	answer := make(chan bool, 1)

@@ -94,6 +94,55 @@ func TestAFailInTheCanaryLeavesTheOthersAlone(t *testing.T) {
 	})
 }
 
+func TestNoDeployBeginsAfterItsWaveFailed(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		st := newStage(t, members(3, true))
+		st.world.change("a1", func(m *machine) {
+			m.take = func() rollout.Outcome { return rollout.Outcome{What: rollout.Broke, Detail: "not ready"} }
+		})
+		st.probe = func(ctx context.Context, in fleet.Instance) fleet.Result {
+			if in.Name == "a2" { // it is still looked at when a1 fails
+				pass(40 * time.Second)
+			}
+			return st.world.Probe(ctx, in)
+		}
+		got := st.run(plan(t, st.instances, fleet.Limit{Count: 2}))
+		wantStates(t, got, rollout.Failed, "a0 taken, a1 failed, a2 waiting")
+		if st.world.trips["a2"] > 0 {
+			t.Error("a2 was deployed to")
+		}
+	})
+}
+
+func TestWhatIsInconclusiveIsTriedAgainUnlessTheRolloutEnds(t *testing.T) {
+	t.Parallel()
+	for _, abort := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			st := newStage(t, members(1, true))
+			st.retries = 2
+			want, trips := rollout.Stopped, 3
+			if abort {
+				want, trips = rollout.Aborted, 1
+			}
+			st.world.change("a0", func(m *machine) {
+				m.take = func() rollout.Outcome {
+					if abort {
+						if err := rollout.Give(t.Context(), st.s, "r1", rollout.Abort, "eve@page"); err != nil {
+							t.Error(err)
+						}
+					}
+					return rollout.Outcome{What: rollout.Doubtful, Detail: "no disk"}
+				}
+			})
+			wantStates(t, st.run(plan(t, st.instances, fleet.Limit{})), want, "a0 unclear")
+			if st.world.trips["a0"] != trips {
+				t.Errorf("it was deployed to %d times, want %d", st.world.trips["a0"], trips)
+			}
+		})
+	}
+}
+
 func TestAFailOnOneTakesItsWholeWaveBackAndNoOther(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -416,7 +465,7 @@ func TestAnInterruptFinishesWhatIsUnderWayAndPauses(t *testing.T) {
 		ctx, interrupt := context.WithCancel(t.Context())
 		st.notify = func(e rollout.Event) {
 			if e.Member == "a1" && e.Event == "taking" {
-				interrupt()
+				time.AfterFunc(10*time.Second, interrupt) // in the middle of its deploy
 			}
 		}
 		lease := st.acquire()
@@ -485,8 +534,12 @@ func TestAnAbortEndsEveryState(t *testing.T) {
 				st.world.change("a3", func(m *machine) {
 					m.take = func() rollout.Outcome { return rollout.Outcome{What: rollout.Broke} }
 				})
+				st.probe = func(ctx context.Context, in fleet.Instance) fleet.Result {
+					pass(3 * time.Second) // the abort finds some while they are looked at
+					return st.world.Probe(ctx, in)
+				}
 				trips := 0
-				var ordered time.Time
+				var ordered, aborting time.Time
 				st.notify = func(e rollout.Event) {
 					if e.Seq == line {
 						r, err := rollout.Get(t.Context(), st.s, "r1")
@@ -499,6 +552,9 @@ func TestAnAbortEndsEveryState(t *testing.T) {
 							t.Error(err)
 						}
 					}
+					if e.Event == "aborting" {
+						aborting = e.At
+					}
 					if e.Event == "taking" && !ordered.IsZero() && e.At.After(ordered) {
 						trips++
 					}
@@ -510,6 +566,9 @@ func TestAnAbortEndsEveryState(t *testing.T) {
 				}
 				if !ended && trips > 0 {
 					t.Errorf("after line %d others were begun", line)
+				}
+				if !aborting.IsZero() && st.world.took.After(aborting) {
+					t.Errorf("after line %d a delivery began %s after the abort", line, st.world.took.Sub(aborting))
 				}
 				for _, w := range got.Waves {
 					for _, m := range w.Members {

@@ -11,5 +11,8 @@ type killedError struct{}
 
 func (killedError) Error() string { return "killed" }
 
+// MayGoOn is what the engine answers the job of a member.
+func MayGoOn(r Rollout, member string) bool { return r.mayGoOn(member) }
+
 // Nonce is that of the lease.
 func Nonce(l *Lease) string { return l.local.Nonce }

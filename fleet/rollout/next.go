@@ -47,6 +47,7 @@ type What string
 // and changes nothing.
 const (
 	Began     What = "began"     // taking: how it is now was noted; delivery may begin
+	Again     What = "again"     // taking, reverting: it was inconclusive, and may be tried once more
 	Arrived   What = "arrived"   // taking: it runs the target and is well
 	Broke     What = "broke"     // taking: it failed and its host went back
 	Sick      What = "sick"      // taking, taken: it runs the target and is not well
@@ -99,6 +100,11 @@ func Next(r Rollout, in Input) (Rollout, []Action) {
 		s.resoak()
 	}
 	for s.once() {
+	}
+	for _, seen := range in.Seen { // last: what else was seen may have ended all beginning
+		if seen.What == Began {
+			s.began(seen)
+		}
 	}
 	s.r.CatchUp = s.r.unreached()
 	return s.r, s.r.actions()
@@ -201,9 +207,6 @@ func (s *step) happened(seen Seen) {
 		what  What
 	}
 	switch (in{m.State, seen.What}) {
-	case in{Taking, Began}:
-		m.Before, m.Sent = seen.Before, true
-		m.From = cmp.Or(seen.Before.Image.Version, m.From)
 	case in{Taking, Arrived}:
 		s.set(w, m, Taken, seen.Detail)
 	case in{Taking, Broke}:
@@ -231,6 +234,28 @@ func (s *step) happened(seen Seen) {
 	case in{TakingBack, Lost}:
 		m.Recall = false
 		s.set(w, m, Astray, seen.Detail)
+	}
+}
+
+// began lets the delivery to a member begin, while the rollout goes on.
+func (s *step) began(seen Seen) {
+	if _, m := s.r.member(seen.Member); m != nil && m.State == Taking && s.r.State == Running {
+		m.Before, m.Sent = seen.Before, true
+		m.From = cmp.Or(seen.Before.Image.Version, m.From)
+	}
+}
+
+// mayGoOn reports whether the job of a member may begin something there: to
+// deliver while the rollout goes on, to take it back always.
+func (r *Rollout) mayGoOn(member string) bool {
+	_, m := r.member(member)
+	switch {
+	case m == nil:
+		return false
+	case m.State == TakingBack:
+		return true
+	default:
+		return m.State == Taking && m.Sent && r.State == Running
 	}
 }
 

@@ -118,6 +118,9 @@ func possible(do rollout.Do, m rollout.Member) []rollout.What {
 		}
 		return all
 	case rollout.Settle:
+		if !m.Sent { // the one who looks at it does not know yet
+			return []rollout.What{rollout.Began, rollout.Began, rollout.Away, rollout.Untouched}
+		}
 		return []rollout.What{rollout.Arrived, rollout.Broke, rollout.Sick, rollout.Halted, rollout.Away, rollout.Doubtful, rollout.Untouched}
 	case rollout.Watch:
 		return []rollout.What{rollout.Sick, rollout.Away, rollout.Doubtful}
@@ -170,6 +173,9 @@ func (p *player) next(in rollout.Input) {
 			if m.Name != old.Name || len(w.Members) != len(was.Members) {
 				p.t.Fatalf("the wave %s has other members now", w.Name)
 			}
+			if p.r.State != rollout.Running && (m.Sent && !old.Sent || m.State == rollout.Taking && rollout.MayGoOn(p.r, m.Name)) {
+				p.t.Fatalf("a delivery to %s begins while the rollout is %s", m.Name, p.r.State)
+			}
 			began := m.State == rollout.Taking && old.State != rollout.Taking
 			left := m.State == rollout.TakingBack && old.State == rollout.Taken
 			if away := count(w, rollout.Taking, rollout.TakingBack, rollout.Bad); (began || left) && away > w.MaxUnavailable {
@@ -205,18 +211,23 @@ func (p *player) next(in rollout.Input) {
 	}
 }
 
-// happen lets something happen to a member for which something is under way.
+// happen lets something happen to a member for which something is under way, and
+// now and then to several at once.
 func (p *player) happen() bool {
 	if len(p.acts) == 0 {
 		return false
 	}
-	a := p.acts[rapid.IntRange(0, len(p.acts)-1).Draw(p.t, "which")]
-	_, m := find(p.r, a.Member)
-	what := rapid.SampledFrom(possible(a.Do, m)).Draw(p.t, "what")
-	if what == rollout.Untouched {
-		p.tried[a.Member]++
+	var seen []rollout.Seen
+	first := rapid.IntRange(0, len(p.acts)-1).Draw(p.t, "which")
+	for _, a := range p.acts[first:min(len(p.acts), first+rapid.SampledFrom([]int{1, 1, 1, 3}).Draw(p.t, "at once"))] {
+		_, m := find(p.r, a.Member)
+		what := rapid.SampledFrom(possible(a.Do, m)).Draw(p.t, "what")
+		if what == rollout.Untouched {
+			p.tried[a.Member]++
+		}
+		seen = append(seen, rollout.Seen{Member: a.Member, What: what, Before: rollout.Before{At: p.now}})
 	}
-	p.next(rollout.Input{Seen: []rollout.Seen{{Member: a.Member, What: what, Before: rollout.Before{At: p.now}}}})
+	p.next(rollout.Input{Seen: seen})
 	return true
 }
 

@@ -17,8 +17,6 @@ type Push struct {
 	Open func(fleet.Instance) (deploy.Shell, string, error)
 	// Options are those of every deploy; shell, folder and image are filled in.
 	Options deploy.Options
-	// Retries repeats what was inconclusive.
-	Retries int
 }
 
 var _ Deliverer = (*Push)(nil)
@@ -62,16 +60,9 @@ func (p *Push) on(j Job, do func(deploy.Options) error) error {
 
 // Take deploys the target.
 func (p *Push) Take(ctx context.Context, j Job) Outcome {
-	var out Outcome
-	for range p.Retries + 1 {
-		out = p.deploy(ctx, j, func(o *deploy.Options) {
-			o.Image, o.Tag, o.Digest = j.Target.Repository, j.Target.Tag, j.Target.Digest
-		})
-		if out.What != Doubtful {
-			break
-		}
-	}
-	return out
+	return p.deploy(ctx, j, func(o *deploy.Options) {
+		o.Image, o.Tag, o.Digest = j.Target.Repository, j.Target.Tag, j.Target.Digest
+	})
 }
 
 // deploy carries out one transaction and says what it means for the rollout.

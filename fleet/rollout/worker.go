@@ -59,7 +59,18 @@ func (w *worker) do(ctx context.Context, what Do) Seen {
 			}
 			w.m.Before, w.job.Before = seen.Before, seen.Before
 		}
-		return w.follow(ctx, deliver.Take(ctx, w.job))
+		return w.follow(ctx, w.try(ctx, deliver.Take))
+	}
+}
+
+// try delivers, and once more where that was inconclusive, unless the rollout has
+// come to another mind.
+func (w *worker) try(ctx context.Context, deliver func(context.Context, Job) Outcome) Outcome {
+	for again := 0; ; again++ {
+		out := deliver(ctx, w.job)
+		if out.What != Doubtful || again >= w.o.Retries || pause.For(ctx, w.every) != nil || !w.report(Seen{What: Again}) {
+			return out
+		}
 	}
 }
 

@@ -30,7 +30,8 @@ type world struct {
 	dead  bool // the engine was killed: what it does has no effect any more
 	trips map[string]int
 
-	most, away int // members on their way at a time
+	most, away int       // members on their way at a time
+	took       time.Time // when the last delivery began
 }
 
 type machine struct {
@@ -119,6 +120,13 @@ func (w *world) travel(ctx context.Context, name string) bool {
 }
 
 func (w *world) Take(ctx context.Context, j rollout.Job) rollout.Outcome {
+	w.mu.Lock()
+	w.took = time.Now()
+	w.mu.Unlock()
+	return w.deliver(ctx, j)
+}
+
+func (w *world) deliver(ctx context.Context, j rollout.Job) rollout.Outcome {
 	alive := w.travel(ctx, j.Instance.Name)
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -144,7 +152,7 @@ func (w *world) Settle(ctx context.Context, j rollout.Job) rollout.Outcome {
 	w.mu.Unlock()
 	switch {
 	case half:
-		return w.Take(ctx, j) // the journal is there: it is finished
+		return w.deliver(ctx, j) // the journal is there: it is finished
 	case runs == j.Target.Version:
 		return rollout.Outcome{What: rollout.Delivered}
 	}
@@ -212,6 +220,7 @@ type stage struct {
 	deliver   rollout.Deliverer
 	probe     func(context.Context, fleet.Instance) fleet.Result
 	stay      bool
+	retries   int
 	notify    func(rollout.Event)
 }
 
@@ -240,7 +249,7 @@ func (st *stage) engine() *rollout.Engine {
 	st.t.Helper()
 	e, err := rollout.New(rollout.Options{
 		Store: st.s, Deliver: map[string]rollout.Deliverer{fleet.Push: st.deliver, fleet.Pull: st.deliver}, Probe: st.probe,
-		Instances: st.instances, Audit: filepath.Join(st.dir, rollout.AuditFile), Stay: st.stay, Poll: 5 * time.Second,
+		Instances: st.instances, Audit: filepath.Join(st.dir, rollout.AuditFile), Stay: st.stay, Retries: st.retries, Poll: 5 * time.Second,
 		Notify: func(_ context.Context, e rollout.Event) {
 			if st.notify != nil {
 				st.notify(e)
