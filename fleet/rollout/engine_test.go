@@ -178,6 +178,23 @@ func TestAMemberThatGetsSickWhileItsWaveSoaksTakesItBack(t *testing.T) {
 	})
 }
 
+func TestAMemberThatIsLostWhileItSoaksIsTakenBackWithItsWave(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		st := newStage(t, members(3, true))
+		st.notify = func(e rollout.Event) {
+			switch {
+			case e.Event == "wave soaking" && e.Wave == "rest":
+				st.world.change("a1", func(m *machine) { m.silent = true })
+			case e.Member == "a1" && e.Event == "unreachable":
+				st.world.change("a2", func(m *machine) { m.health = fleet.Unhealthy })
+			}
+		}
+		got := st.run(plan(t, st.instances, fleet.Limit{Count: 2}))
+		wantStates(t, got, rollout.Failed, "a0 taken, a1 astray, a2 reverted")
+	})
+}
+
 func TestDataThatGetsStallerIsAFail(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -420,11 +420,11 @@ func (m Member) needsBack() bool {
 	switch m.State {
 	case Taken, Bad:
 		return true
-	case Unclear:
+	case Unclear, Unreached, Waiting: // it may run the target, or come to
 		return m.Sent
 	case Taking:
 		return m.Delivery == fleet.Pull
-	case Unreached, FailedBack: // what its host reads has to go back, too
+	case FailedBack: // what its host reads has to go back, too
 		return m.Delivery == fleet.Pull && m.Sent
 	default:
 		return false

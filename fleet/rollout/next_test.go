@@ -106,6 +106,8 @@ type player struct {
 	begun map[string]int // times that a member was sent for
 	tried map[string]int // times that a resumption allows
 	acts  []rollout.Action
+
+	failed string // wave
 }
 
 // possible is what can happen to a member for which something is under way.
@@ -156,6 +158,9 @@ func (p *player) next(in rollout.Input) {
 	p.r, p.acts = rollout.Next(before, in)
 	for i, w := range p.r.Waves {
 		was := before.Waves[i]
+		if w.State == rollout.WaveFailed {
+			p.failed = w.Name
+		}
 		if n := count(w, rollout.Taking, rollout.TakingBack); n > w.MaxUnavailable {
 			p.t.Fatalf("%d of the wave %s are on their way, and %d may be", n, w.Name, w.MaxUnavailable)
 		}
@@ -202,6 +207,16 @@ func (p *player) next(in rollout.Input) {
 			for _, m := range w.Members {
 				if m.State != rollout.Taken && m.State != rollout.Unreached {
 					p.t.Fatalf("it is done, and %s is %s", m.Name, m.State)
+				}
+			}
+		}
+	}
+	if p.r.State == rollout.Failed {
+		for _, w := range p.r.Waves {
+			for _, m := range w.Members {
+				back := m.State == rollout.Reverted || m.State == rollout.Astray || m.State == rollout.FailedBack && m.Delivery == fleet.Push
+				if w.Name == p.failed && m.Sent && !back {
+					p.t.Fatalf("its wave failed, and %s, which may run the target, is left %s", m.Name, m.State)
 				}
 			}
 		}
