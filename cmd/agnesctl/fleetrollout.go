@@ -13,6 +13,7 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/keboola/agnes-the-ai-analyst/fleet"
 	"github.com/keboola/agnes-the-ai-analyst/fleet/rollout"
@@ -43,6 +44,7 @@ type rolloutFlags struct {
 	desiredGit   string
 
 	env    cli.Env
+	flags  *pflag.FlagSet
 	format cli.Format
 }
 
@@ -67,7 +69,7 @@ arrive within --arrive-within.
 
 The plan is shown first; --yes goes ahead without asking. Ctrl-C pauses: nothing
 more begins, and what is under way is finished. Killed at any moment, --resume goes
-on. --pause, --resume and --abort also reach a rollout that another program drives.
+on, with the flags that say how to deploy unless others are given. --pause, --resume and --abort also reach a rollout that another program drives.
 
 Exit codes: 0 done; 1 a member failed and its wave was taken back; 4 refused;
 5 stopped, paused or aborted before the end.`,
@@ -98,6 +100,7 @@ func (f *rolloutFlags) add(c *cobra.Command) {
 	f.addSSH(c)
 	f.addDeploy(c)
 	flags := c.Flags()
+	f.flags = flags
 	flags.StringVar(&f.image, "image", "", "repository of the image (image of the inventory)")
 	flags.StringVar(&f.tag, "tag", "", "tag to roll out, such as stable or stable-2026.04.3; resolved to a digest once")
 	flags.StringVar(&f.digest, "digest", "", "exactly this image, sha256:…; --tag then only names it")

@@ -115,6 +115,9 @@ func (f *rolloutFlags) repository(inventory *fleet.Inventory) (*rollout.Reposito
 // drive holds the lease, gives the order, and runs the engine to where nothing
 // happens by itself any more.
 func (f *rolloutFlags) drive(ctx context.Context, s *store.Store, inventory *fleet.Inventory, r rollout.Rollout, order func(context.Context) error) error {
+	if err := f.keep(&r); err != nil {
+		return err
+	}
 	repository, dir, err := f.repository(inventory)
 	if err != nil {
 		return err
@@ -156,11 +159,11 @@ func (f *rolloutFlags) drive(ctx context.Context, s *store.Store, inventory *fle
 		}
 	}()
 	if r.Events > 0 { // it is in the store, and may have gone on since it was read
-		budget := r.MaxUnreachable
+		given := r
 		if r, err = rollout.Get(ctx, s, r.ID); err != nil {
 			return err
 		}
-		r.MaxUnreachable = budget
+		r.MaxUnreachable, r.Flags = given.MaxUnreachable, given.Flags
 	} else if err := f.noneOpen(ctx, s); err != nil {
 		return err
 	}

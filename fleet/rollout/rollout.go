@@ -104,6 +104,8 @@ type Rollout struct {
 	ArriveWithin   Span `json:"arrive_within"`
 	ErrorBudget    int  `json:"error_budget_percent"` // of the probes of a wave while it soaks
 
+	Flags map[string][]string `json:"flags,omitempty"` // of the program that drives it; the next one goes on with them
+
 	Order  int64   `json:"last_order"` // sequence number of the last order that was taken in
 	Events int64   `json:"events"`     // that were made so far
 	Unsaid []Event `json:"unsaid,omitempty"`

@@ -1,0 +1,57 @@
+package main
+
+import (
+	"maps"
+	"path/filepath"
+
+	"github.com/spf13/pflag"
+
+	"github.com/keboola/agnes-the-ai-analyst/fleet/rollout"
+)
+
+// keptFlags say how each host is deployed to and where the lease and the desired
+// states are. They belong to the rollout, whoever goes on with it.
+func keptFlags() []string {
+	return []string{
+		"verify", "key", "smoke", "schema", "wait", "deploy-soak", "drain-wait", "ready-wait", "without-backup", "retries",
+		"desired-git", "local-lease",
+	}
+}
+
+// keep writes the flags that were given into a rollout, and takes the others from
+// it.
+func (f *rolloutFlags) keep(r *rollout.Rollout) error {
+	r.Flags = maps.Clone(r.Flags)
+	if r.Flags == nil {
+		r.Flags = map[string][]string{}
+	}
+	if f.flags.Changed("verify") {
+		delete(r.Flags, "key") // another policy has its own keys
+	}
+	for _, name := range keptFlags() {
+		flag := f.flags.Lookup(name)
+		if flag.Changed {
+			r.Flags[name] = flagValues(flag)
+			continue
+		}
+		for _, value := range r.Flags[name] {
+			if err := f.flags.Set(name, value); err != nil {
+				return err
+			}
+		}
+	}
+	for i, file := range r.Flags["key"] { // it goes on from any folder
+		var err error
+		if r.Flags["key"][i], err = filepath.Abs(file); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func flagValues(flag *pflag.Flag) []string {
+	if list, many := flag.Value.(pflag.SliceValue); many {
+		return list.GetSlice()
+	}
+	return []string{flag.Value.String()}
+}
