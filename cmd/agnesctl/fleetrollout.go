@@ -236,6 +236,17 @@ func (f *rolloutFlags) goOn(ctx context.Context, s *store.Store, id string, verb
 	if err != nil {
 		return err
 	}
+	if verb == rollout.Resume && !r.State.Ended() && r.State != rollout.Reverting && r.State != rollout.Aborting {
+		_, err := resolve(ctx, r.Image, r.Tag, r.Digest)
+		if problem.Is(err, problem.Refused) { // it was withdrawn since
+			p := *problem.As(err)
+			p.Hint = "End it: agnesctl fleet rollout --abort " + r.ID
+			return &p
+		}
+		if err != nil {
+			return err
+		}
+	}
 	owner, since, driven, err := rollout.Driver(ctx, s)
 	if err != nil {
 		return err

@@ -53,17 +53,23 @@ type pulledKey struct{}
 func TestRolloutScripts(t *testing.T) {
 	t.Parallel()
 	registry := ocitest.New(t)
-	for version, tag := range map[string]string{"2026.04.2": "stable-2026.04.2", "2026.04.3": "stable"} {
+	for version, tag := range map[string]string{"2026.04.2": "stable-2026.04.2", "2026.04.3": "stable", "2026.04.4": "next"} {
 		m := registry.Push(t, ocitest.Image{Text: version, Labels: map[string]string{"org.opencontainers.image.version": version, "io.agnes.channel": "stable"}})
 		registry.SetTag(t, m, tag)
-		if tag != "stable" {
+		if version == "2026.04.2" {
 			registry.SetTag(t, m, "deprecated-"+version)
 		}
 	}
 	golden.Scripts(t, golden.Suite{
 		Dir:      "testdata/rollout",
 		Programs: map[string]golden.Program{"agnesctl": run},
-		Cmds:     map[string]func(*testscript.TestScript, bool, []string){"host": turnHost},
+		Cmds:     map[string]func(*testscript.TestScript, bool, []string){
+			"host": turnHost,
+			"deprecate": func(_ *testscript.TestScript, neg bool, args []string) { // `deprecate VERSION TAG`; with ! no more
+				at := map[bool]string{false: args[1], true: "stable"}[neg]
+				registry.SetTag(t, registry.Manifest(t, at), "deprecated-"+args[0])
+			},
+		},
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("HOME", filepath.Join(env.WorkDir, "home"))
 			env.Setenv("GIT_CONFIG_GLOBAL", "/dev/null")

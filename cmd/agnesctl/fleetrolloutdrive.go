@@ -66,13 +66,12 @@ func (f *rolloutFlags) plan(ctx context.Context, inventory *fleet.Inventory, cho
 		o.Soak = &f.waveSoak
 	}
 	if old.ID == "" {
-		registry, err := oci.New(cmp.Or(f.image, inventory.Image), oci.Options{})
-		if err != nil {
-			return rollout.Rollout{}, err
-		}
-		if o.Target, err = rollout.Resolve(ctx, registry, cmp.Or(f.tag, f.channel), f.digest); err != nil {
-			return rollout.Rollout{}, err
-		}
+		o.Target, err = resolve(ctx, cmp.Or(f.image, inventory.Image), cmp.Or(f.tag, f.channel), f.digest)
+	} else {
+		_, err = resolve(ctx, old.Image, old.Tag, old.Digest)
+	}
+	if err != nil {
+		return rollout.Rollout{}, err
 	}
 	prober := fleet.NewProber(fleet.ProbeOptions{MaxIdle: -1, MaxSessions: -1, Proxy: http.ProxyFromEnvironment})
 	defer prober.Close()
@@ -83,6 +82,16 @@ func (f *rolloutFlags) plan(ctx context.Context, inventory *fleet.Inventory, cho
 		return rollout.CatchUpPlan(old, o)
 	}
 	return rollout.NewPlan(o)
+}
+
+// resolve asks the registry what an image is, and whether it still is one to roll
+// out.
+func resolve(ctx context.Context, image, tag, digest string) (rollout.Target, error) {
+	registry, err := oci.New(image, oci.Options{})
+	if err != nil {
+		return rollout.Target{}, err
+	}
+	return rollout.Resolve(ctx, registry, tag, digest)
 }
 
 // repository returns the fleet's git repository and the folder of desired states

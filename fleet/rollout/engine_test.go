@@ -277,6 +277,30 @@ func TestUnreachableMembersDoNotBlockWithinTheirBudgetAndAreListed(t *testing.T)
 	})
 }
 
+func TestACatchUpGoesToWhomItIsMeantForAndSaysWhoIsGone(t *testing.T) {
+	t.Parallel()
+	old := rollout.Rollout{ID: "r1", State: rollout.Done, Tag: "stable", Digest: newDigest, CatchUp: []string{"a1", "a2", "gone"}, Flags: map[string][]string{"schema": {"halt"}}}
+	o := rollout.PlanOptions{
+		Inventory: &fleet.Inventory{Waves: waves(t, fleet.Limit{}), Instances: members(4, true)}, Now: time.Now(), ID: "r2",
+		Chosen: func(in fleet.Instance) bool { return in.Name != "a2" },
+	}
+	got, err := rollout.CatchUpPlan(old, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantStates(t, got, rollout.Planned, "a1 waiting")
+	if last := got.Skipped[len(got.Skipped)-1]; last.Name != "gone" || !strings.Contains(last.Reason, "inventory") {
+		t.Errorf("who left the inventory is not named: %+v", got.Skipped)
+	}
+	if got.Flags["schema"] == nil {
+		t.Error("it deploys in another way than the one before")
+	}
+	old.State = rollout.Failed
+	if _, err := rollout.CatchUpPlan(old, o); !problem.Is(err, problem.Refused) {
+		t.Errorf("the image of a failed rollout is sent to more members: %v", err)
+	}
+}
+
 func TestMoreUnreachableMembersThanTheBudgetStopTheRollout(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -160,22 +160,29 @@ func (o PlanOptions) canary(waves []WaveState) []WaveState {
 	return append([]WaveState{ahead}, waves...)
 }
 
-// CatchUpPlan is a rollout of the same image to the members that an earlier one
-// could not reach.
+// CatchUpPlan is a rollout of the same image, in the same way, to the members that
+// an earlier one could not reach.
 func CatchUpPlan(old Rollout, o PlanOptions) (Rollout, error) {
+	if old.State == Failed {
+		return Rollout{}, problem.New(problem.Refused, fmt.Sprintf("The rollout %s failed: nobody is sent after it.", old.ID), "Roll out another tag: agnesctl fleet rollout --tag TAG")
+	}
 	if len(old.CatchUp) == 0 {
 		return Rollout{}, problem.New(problem.Refused, fmt.Sprintf("Every member of the rollout %s was reached.", old.ID), "agnesctl fleet rollout --status "+old.ID)
 	}
 	o.Target = Target{Image: old.Image, Tag: old.Tag, Digest: old.Digest, Version: old.Version, Channel: old.Channel}
-	left := map[string]bool{}
-	for _, name := range old.CatchUp {
-		left[name] = true
+	chosen := o.Chosen
+	o.Chosen = func(in fleet.Instance) bool {
+		return slices.Contains(old.CatchUp, in.Name) && (chosen == nil || chosen(in))
 	}
-	o.Chosen = func(in fleet.Instance) bool { return left[in.Name] }
 	r, err := NewPlan(o)
 	if err != nil {
 		return r, err
 	}
-	r.Of = old.ID
+	for _, name := range old.CatchUp {
+		if !slices.ContainsFunc(o.Inventory.Instances, func(in fleet.Instance) bool { return in.Name == name }) {
+			r.Skipped = append(r.Skipped, Skipped{Name: name, Reason: "not in the inventory any more"})
+		}
+	}
+	r.Of, r.Flags = old.ID, old.Flags
 	return r, nil
 }
