@@ -93,6 +93,7 @@ type PlanRequest struct {
 	Results   []Result   // of a sweep over them
 	Facts     Facts
 	Flags     []string // words that name the inventory to commands, such as -f ops/fleet.yaml
+	Selector  string   // that chose the instances; empty: all
 }
 
 // NewPlan makes a plan. It is an error where an instance is in no wave.
@@ -136,6 +137,9 @@ func NewPlan(q PlanRequest) (Plan, error) {
 	for _, tag := range tags {
 		if tag.Changes > 0 {
 			tag.Rollout = command("fleet rollout", q.Flags, "--tag", tag.Tag)
+			if q.Selector != "" {
+				tag.Rollout += " -l " + quoted(q.Selector)
+			}
 		}
 		p.Tags = append(p.Tags, *tag)
 	}

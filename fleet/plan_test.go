@@ -96,12 +96,21 @@ func TestAPlanIsOfThoseThatAreMeant(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	plan, err := fleet.NewPlan(fleet.PlanRequest{At: time.Now(), Inventory: inventory, Instances: inventory.Select(selector)})
+	q := fleet.PlanRequest{At: time.Now(), Inventory: inventory, Instances: inventory.Select(selector), Selector: "tier=canary,!beta"}
+	plan, err := fleet.NewPlan(q)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if len(plan.Waves) != 1 || plan.Waves[0].Name != "canary" || plan.Summary.Total != 1 || plan.Summary.Unknown != 1 || plan.Summary.SelfTrouble == "" {
 		t.Errorf("%+v", plan)
+	}
+	q.Results = []fleet.Result{{Name: "bolt", At: q.At, Health: fleet.Healthy, Version: "2026.04.2", Channel: "dev"}}
+	behind, err := fleet.NewPlan(q)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := behind.Tags[0].Rollout, "agnesctl fleet rollout --tag stable -l 'tier=canary,!beta'"; got != want {
+		t.Errorf("its rollout is %s, want %s", got, want)
 	}
 	// Of who was not asked nothing is known, whatever the inventory wants.
 	if got := plan.Waves[0].Instances[0]; got.Action != fleet.PlanUnknown || len(got.Steps) != 0 || !strings.Contains(strings.Join(got.Because, " "), "not asked") {

@@ -64,7 +64,7 @@ or its network is in trouble.`,
 		if err != nil {
 			return err
 		}
-		plan, err := fleet.NewPlan(fleet.PlanRequest{At: time.Now(), Inventory: inventory, Instances: instances, Results: results, Facts: facts, Flags: f.words()})
+		plan, err := fleet.NewPlan(fleet.PlanRequest{At: time.Now(), Inventory: inventory, Instances: instances, Results: results, Facts: facts, Flags: f.words(), Selector: f.selector})
 		if err != nil {
 			return err
 		}
