@@ -216,15 +216,25 @@ func (q PlanRequest) instance(in Instance, line InstanceStatus, tag *PlannedTag)
 // each by itself.
 func (q PlanRequest) steps(in Instance, line InstanceStatus) []PlannedStep {
 	var steps []PlannedStep
-	deploys := false
+	deploys := slices.ContainsFunc(line.DriftReasons, Divergence.Deploys)
+	said := false
+	var there []string // its host, where it is known; else the command is for there
+	if in.Host != "" {
+		there = []string{"--host", in.Host}
+	}
 	for _, d := range line.DriftReasons {
 		switch {
 		case d.Kind == DriftConfig:
 			steps = append(steps, PlannedStep{d.Kind, "change its settings back, or pin config_hash: " + d.Actual, command("instance configure", nil, "--url", in.URL)})
 		case d.Kind == DriftUpdater:
-			steps = append(steps, PlannedStep{d.Kind, "remove " + d.Actual + " from its host", command("host status", nil, "--host", in.Host)})
-		case !deploys:
-			deploys = true
+			steps = append(steps, PlannedStep{d.Kind, "remove " + d.Actual + " from its host", command("host status", there)})
+		case deploys && (said || !d.Deploys()): // the deploy brings these, too
+		case d.Kind == DriftHost:
+			steps = append(steps, PlannedStep{d.Kind, "deploy what runs once more, which corrects .env", command("host deploy", there, "--image", q.Inventory.Image, "--tag", in.Wanted())})
+		case d.Kind == DriftBundle:
+			steps = append(steps, PlannedStep{d.Kind, "see why its last deploy left other files; the next version brings its own", command("host status", there)})
+		default:
+			said = true
 			what := "deploy " + in.Wanted() + " to its host over SSH"
 			if in.Delivery() == Pull {
 				what = "set " + in.Wanted() + " as what its host fetches"

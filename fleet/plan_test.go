@@ -89,6 +89,31 @@ func TestAPlanSaysWhatWouldBeDoneAndWhy(t *testing.T) {
 	}
 }
 
+func TestAPlanPromisesNoRolloutWhereOneChangesNothing(t *testing.T) {
+	t.Parallel()
+	inventory := loadText(t, plannedFleet)
+	plan, err := fleet.NewPlan(fleet.PlanRequest{
+		At: time.Now(), Inventory: inventory, Instances: inventory.Instances[:1],
+		Results: []fleet.Result{{Name: "acme", At: time.Now(), Health: fleet.Healthy, Version: "2026.04.3", Channel: "stable", BundleVersion: "2026.04.1"}},
+		Facts:   fleet.Facts{Hosts: map[string]fleet.HostFacts{"acme": {Pinned: "sha256:1", Running: "sha256:2"}}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if plan.Tags[0].Changes != 0 || plan.Tags[0].Rollout != "" {
+		t.Errorf("a rollout would leave it alone, and is promised: %+v", plan.Tags[0])
+	}
+	var commands []string
+	for _, s := range plan.Waves[0].Instances[0].Steps {
+		commands = append(commands, s.Command)
+	}
+	want := "agnesctl host status --host ssh://agnes@acme.example.com/opt/agnes\n" +
+		"agnesctl host deploy --host ssh://agnes@acme.example.com/opt/agnes --image 127.0.0.1:5000/acme/agnes --tag stable-2026.04.3"
+	if got := strings.Join(commands, "\n"); got != want {
+		t.Errorf("the steps are\n%s\nwant\n%s", got, want)
+	}
+}
+
 func TestAPlanIsOfThoseThatAreMeant(t *testing.T) {
 	t.Parallel()
 	inventory := loadText(t, plannedFleet)

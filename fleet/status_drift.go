@@ -39,8 +39,16 @@ type Divergence struct {
 	Text   string    `json:"text"` // for people
 }
 
-// Deploys reports whether a deploy of what is wanted mends a difference.
-func (d Divergence) Deploys() bool { return d.Kind != DriftConfig && d.Kind != DriftUpdater }
+// Deploys reports whether a rollout of what is wanted mends a difference. One leaves
+// alone whoever runs the wanted image, whatever else is on its host.
+func (d Divergence) Deploys() bool {
+	switch d.Kind {
+	case DriftConfig, DriftUpdater, DriftBundle, DriftHost:
+		return false
+	default:
+		return true
+	}
+}
 
 // Drifted compares an instance with the inventory alone: Facts.Drift without facts.
 func Drifted(in Instance, r Result) Drift { return Facts{}.Drift(in, r) }
