@@ -97,7 +97,7 @@ func (p *Push) broke(ctx context.Context, j Job, got deploy.Outcome, err error) 
 	switch {
 	case lerr == nil && status.Underway == nil && status.Running.Digest == j.Target.Digest && j.Target.Digest != "":
 		return Outcome{What: Sick, Detail: inWords(err), Runs: status.Running.Version}
-	case lerr == nil && status.Underway != nil && !got.Reverted:
+	case !got.Reverted && (lerr != nil || status.Underway != nil): // it may be anywhere in between
 		return Outcome{What: Halted, Detail: inWords(err), Runs: status.Running.Version}
 	}
 	return Outcome{What: Broke, Detail: inWords(err), Runs: got.Running.Version}

@@ -10,6 +10,7 @@ import (
 	"github.com/keboola/agnes-the-ai-analyst/fleet"
 	"github.com/keboola/agnes-the-ai-analyst/fleet/deploy"
 	"github.com/keboola/agnes-the-ai-analyst/fleet/rollout"
+	"github.com/keboola/agnes-the-ai-analyst/fleet/smoke"
 	"github.com/keboola/agnes-the-ai-analyst/internal/problem"
 	"github.com/keboola/agnes-the-ai-analyst/release"
 )
@@ -50,6 +51,19 @@ func TestAHostThatCannotBeReachedIsAwayAndAWrongKeyIsNot(t *testing.T) {
 		}
 		if got := p.Back(t.Context(), j); got.What != rollout.Lost {
 			t.Errorf("after %v the way back is %+v", c.err, got)
+		}
+	}
+}
+
+// The smoke test failed, the way back began, and the host went away.
+func TestAHostThatIsLostOnItsWayBackIsNotTakenForOneThatWentBack(t *testing.T) {
+	t.Parallel()
+	gone := problem.New(problem.Unavailable, "expected an SSH connection to gone:22", "")
+	p := push(func(fleet.Instance) (deploy.Shell, string, error) { return severed{gone}, "/opt/agnes", nil })
+	for reverted, want := range map[bool]rollout.What{true: rollout.Broke, false: rollout.Halted} {
+		got := rollout.AfterFail(t.Context(), p, rollout.Job{}, deploy.Outcome{Verdict: smoke.Fail, Reverted: reverted}, errors.New("smoke: query"))
+		if got.What != want {
+			t.Errorf("with reverted %t it is %+v, want %s", reverted, got, want)
 		}
 	}
 }
