@@ -16,6 +16,7 @@ import (
 
 	"github.com/keboola/agnes-the-ai-analyst/agent/api"
 	"github.com/keboola/agnes-the-ai-analyst/fleet/deploy"
+	"github.com/keboola/agnes-the-ai-analyst/fleet/rollout"
 	"github.com/keboola/agnes-the-ai-analyst/internal/golden"
 	"github.com/keboola/agnes-the-ai-analyst/release/oci/ocitest"
 )
@@ -105,6 +106,18 @@ func TestRolloutScripts(t *testing.T) {
 			return nil
 		},
 	})
+}
+
+func TestAFailedRolloutSaysWhoIsAstray(t *testing.T) {
+	t.Parallel()
+	r := rollout.Rollout{ID: "r1", State: rollout.Failed, Reason: "smoke", Waves: []rollout.WaveState{{Members: []rollout.Member{{State: rollout.Astray}, {State: rollout.Reverted}}}}}
+	if err := rolloutError(t.Context(), r); !strings.Contains(err.Error(), "but 1 of it could not be") {
+		t.Errorf("it says %v", err)
+	}
+	r.Waves[0].Members = r.Waves[0].Members[1:]
+	if err := rolloutError(t.Context(), r); strings.Contains(err.Error(), "astray") {
+		t.Errorf("nobody is astray, and it says %v", err)
+	}
 }
 
 // turnHost is the script command `host NAME stuck|well|sick VERSION`.

@@ -236,7 +236,11 @@ func rolloutError(ctx context.Context, r rollout.Rollout) error {
 	case rollout.Done:
 		return nil
 	case rollout.Failed:
-		return problem.New(problem.Unavailable, "The rollout failed, and the wave was taken back: "+r.Reason, "See each member's detail: agnesctl fleet rollout --status "+r.ID)
+		back := "the wave was taken back"
+		if n := r.Count(rollout.Astray); n > 0 {
+			back += fmt.Sprintf(", but %d of it could not be and are astray", n)
+		}
+		return problem.New(problem.Unavailable, "The rollout failed, and "+back+": "+r.Reason, "See each member's detail: agnesctl fleet rollout --status "+r.ID)
 	case rollout.Stopped:
 		return problem.New(problem.Inconclusive, "The rollout stopped, and nothing was taken back: "+r.Reason, "Mend it, then: "+resume+"; or end it: agnesctl fleet rollout --abort "+r.ID)
 	case rollout.Aborted:

@@ -18,7 +18,7 @@ type Deliverer interface {
 	Take(ctx context.Context, j Job) Outcome
 	// Settle finishes what Take has begun there and begins nothing.
 	Settle(ctx context.Context, j Job) Outcome
-	// Back sends the member to where Look found it.
+	// Back sends the member to where Look found it. Doubtful is worth another try.
 	Back(ctx context.Context, j Job) Outcome
 }
 

@@ -30,7 +30,7 @@ type Options struct {
 	// that theirs can resume it, too.
 	Stay bool
 
-	Retries int // how often a delivery that was inconclusive is repeated
+	Retries int // how often a delivery or a way back that was inconclusive is repeated
 
 	Every  time.Duration // between two probes of a member; 5 s when zero
 	Settle time.Duration // how long a member may take to show what was deployed to it; 2 min when zero
@@ -285,7 +285,7 @@ func (l *loop) start(ctx context.Context, a Action) *job {
 			default:
 			}
 		}()
-		seen := w.do(ctx, a.Do)
+		seen := w.byHand(w.do(ctx, a.Do))
 		if seen.What == "" || ctx.Err() != nil {
 			return // nobody wants to know any more
 		}

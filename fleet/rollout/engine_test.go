@@ -382,14 +382,24 @@ func TestAMemberWhoseWayBackFailsIsLeftAstrayAndTheOthersGoBack(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		st := newStage(t, members(4, true))
+		st.retries = 1
 		st.world.change("a1", func(m *machine) {
 			m.back = func() rollout.Outcome { return rollout.Outcome{What: rollout.Lost, Detail: "disk full"} }
+		})
+		st.world.change("a2", func(m *machine) { // a hiccup
+			m.back = func() rollout.Outcome {
+				m.back = nil
+				return rollout.Outcome{What: rollout.Doubtful, Detail: "the link was down"}
+			}
 		})
 		st.world.change("a3", func(m *machine) {
 			m.take = func() rollout.Outcome { return rollout.Outcome{What: rollout.Broke} }
 		})
 		got := st.run(plan(t, st.instances, fleet.Limit{}))
 		wantStates(t, got, rollout.Failed, "a0 taken, a1 astray, a2 reverted, a3 failed")
+		if d := got.Waves[1].Members[0].Detail; !strings.Contains(d, "disk full") || !strings.Contains(d, "agnesctl host rollback --host ssh://agnes@host1/opt/agnes") {
+			t.Errorf("nobody hears what to do with a1: %s", d)
+		}
 	})
 }
 

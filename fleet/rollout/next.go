@@ -357,10 +357,8 @@ func (s *step) begin(w *WaveState) bool {
 // unproven stops a rollout of which no member runs the target: a wave that could
 // not be reached has shown nothing.
 func (s *step) unproven(w *WaveState) bool {
-	for i := range s.r.Waves {
-		if s.r.Waves[i].count(Taken) > 0 {
-			return false
-		}
+	if s.r.Count(Taken) > 0 {
+		return false
 	}
 	s.enter(Stopping, fmt.Sprintf("no member of the wave %s could be taken, so nothing is known of %s", w.Name, cmp.Or(s.r.Version, s.r.Tag)))
 	return true

@@ -102,11 +102,7 @@ func (p *Pull) Back(ctx context.Context, j Job) Outcome {
 	if moves && was.Version != "" {
 		desired = &deploy.Desired{Tag: pinned(was), Digest: was.Digest}
 	}
-	out := p.set(ctx, j, "back", desired)
-	if out.What == Doubtful {
-		out.What = Lost
-	}
-	return out
+	return p.set(ctx, j, "back", desired)
 }
 
 // pinned is the tag of an image's version, which no release moves.

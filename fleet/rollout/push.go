@@ -1,7 +1,6 @@
 package rollout
 
 import (
-	"cmp"
 	"context"
 
 	"github.com/keboola/agnes-the-ai-analyst/fleet"
@@ -140,16 +139,14 @@ func (p *Push) Settle(ctx context.Context, j Job) Outcome {
 // interrupted is ended and not repeated.
 func (p *Push) Back(ctx context.Context, j Job) Outcome {
 	status, err := p.inspect(ctx, j)
-	if err != nil {
-		return Outcome{What: Lost, Detail: inWords(err)}
+	if err == nil && status.Underway != nil {
+		if out := p.rollback(ctx, j); out.What != Delivered {
+			return out
+		}
+		status, err = p.inspect(ctx, j)
 	}
-	if status.Underway != nil {
-		if out := p.deploy(ctx, j, func(o *deploy.Options) { o.Back = true }); out.What != Delivered {
-			return Outcome{What: Lost, Detail: out.Detail, Runs: out.Runs}
-		}
-		if status, err = p.inspect(ctx, j); err != nil {
-			return Outcome{What: Lost, Detail: inWords(err)}
-		}
+	if err != nil {
+		return Outcome{What: Doubtful, Detail: inWords(err)}
 	}
 	was := j.Before.Image
 	runs := status.Running
@@ -161,12 +158,28 @@ func (p *Push) Back(ctx context.Context, j Job) Outcome {
 	case runs.Digest != j.Target.Digest:
 		return Outcome{What: Lost, Detail: "it runs " + runs.Name() + ", which somebody else has deployed since", Runs: runs.Version}
 	}
-	out := p.deploy(ctx, j, func(o *deploy.Options) { o.Back = true })
-	if out.What != Delivered {
-		return Outcome{What: Lost, Detail: out.Detail, Runs: out.Runs}
+	if out := p.rollback(ctx, j); out.What != Delivered {
+		return out
 	}
-	if status, err = p.inspect(ctx, j); err != nil || status.Running.Digest == j.Target.Digest {
-		return Outcome{What: Lost, Detail: cmp.Or(status.Trouble, "it runs "+status.Running.Name()), Runs: status.Running.Version}
+	if status, err = p.inspect(ctx, j); err != nil {
+		return Outcome{What: Doubtful, Detail: inWords(err)}
+	}
+	if status.Running.Digest == j.Target.Digest {
+		return Outcome{What: Lost, Detail: "it runs " + status.Running.Name(), Runs: status.Running.Version}
 	}
 	return Outcome{What: Home, Detail: "runs " + status.Running.Name() + " again", Runs: status.Running.Version}
+}
+
+// rollback is one transaction back. What speaks against the image that it goes
+// back to is final.
+func (p *Push) rollback(ctx context.Context, j Job) Outcome {
+	out := p.deploy(ctx, j, func(o *deploy.Options) { o.Back = true })
+	switch out.What {
+	case Delivered, Doubtful:
+	case Away:
+		out.What = Doubtful
+	default:
+		out.What = Lost
+	}
+	return out
 }

@@ -49,7 +49,7 @@ func TestAHostThatCannotBeReachedIsAwayAndAWrongKeyIsNot(t *testing.T) {
 		if got := p.Settle(t.Context(), j); got.What != c.want {
 			t.Errorf("after %v it settles as %+v, want %s", c.err, got, c.want)
 		}
-		if got := p.Back(t.Context(), j); got.What != rollout.Lost {
+		if got := p.Back(t.Context(), j); got.What != rollout.Doubtful {
 			t.Errorf("after %v the way back is %+v", c.err, got)
 		}
 	}

@@ -88,6 +88,14 @@ func (r *Rollout) Size() (n int) {
 	return n
 }
 
+// Count counts the members in a state.
+func (r *Rollout) Count(state MemberState) (n int) {
+	for i := range r.Waves {
+		n += r.Waves[i].count(state)
+	}
+	return n
+}
+
 // Pulls reports whether a member's host fetches by itself what is wanted.
 func (r *Rollout) Pulls() bool {
 	for _, w := range r.Waves {

@@ -74,6 +74,14 @@ func (w *worker) try(ctx context.Context, deliver func(context.Context, Job) Out
 	}
 }
 
+// byHand adds what a person can do where the rollout cannot.
+func (w *worker) byHand(seen Seen) Seen {
+	if host := w.job.Instance.Host; host != "" && (seen.What == Lost || seen.What == Halted) {
+		seen.Detail += "; look: agnesctl host status --host " + host + ", and go back by hand: agnesctl host rollback --host " + host
+	}
+	return seen
+}
+
 // without drops what was reported already.
 func without(seen Seen, reported What) Seen {
 	if seen.What == reported {
@@ -287,7 +295,10 @@ func (w *worker) down(ctx context.Context, deliver Deliverer, r fleet.Result, ba
 
 // back takes a member to where it was.
 func (w *worker) back(ctx context.Context, deliver Deliverer) Seen {
-	out := deliver.Back(ctx, w.job)
+	out := w.try(ctx, deliver.Back)
+	if out.What == Doubtful {
+		out.What = Lost
+	}
 	if out.What != Delivered {
 		return Seen{What: out.What, Detail: out.Detail, Runs: out.Runs}
 	}

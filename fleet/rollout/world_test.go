@@ -170,7 +170,7 @@ func (w *world) Back(ctx context.Context, j rollout.Job) rollout.Outcome {
 	case m.back != nil:
 		return m.back()
 	case m.silent:
-		return rollout.Outcome{What: rollout.Lost, Detail: "its host cannot be reached"}
+		return rollout.Outcome{What: rollout.Doubtful, Detail: "its host cannot be reached"}
 	}
 	m.runs, m.health, m.half = j.Before.Image.Version, fleet.Healthy, false
 	return rollout.Outcome{What: rollout.Home}
