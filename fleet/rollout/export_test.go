@@ -10,7 +10,7 @@ import (
 // not given back, and nothing renews it.
 func Kill(l *Lease) {
 	l.lose(killedError{})
-	<-l.stopped
+	l.kept.Wait()
 }
 
 type killedError struct{}

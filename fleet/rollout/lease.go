@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/keboola/agnes-the-ai-analyst/fleet/store"
@@ -29,9 +30,9 @@ type Lease struct {
 	s     *store.Store
 	repo  *Repository
 
-	held    context.Context //nolint:containedctx // its end is the loss of the lease
-	lose    context.CancelCauseFunc
-	stopped chan struct{}
+	held context.Context //nolint:containedctx // its end is the loss of the lease
+	lose context.CancelCauseFunc
+	kept sync.WaitGroup
 }
 
 func ownerOf(text string) string { return proc.Owner(text) }
@@ -50,14 +51,21 @@ func Acquire(ctx context.Context, s *store.Store, repo *Repository, owner string
 	if held.Nonce != mine.Nonce {
 		return nil, taken(ownerOf(held.Owner), held.Since)
 	}
-	l := &Lease{owner: owner, local: mine, s: s, repo: repo, stopped: make(chan struct{})}
+	l := &Lease{owner: owner, local: mine, s: s, repo: repo}
 	if repo != nil {
 		if err := repo.Lock(ctx, mine); err != nil {
 			return nil, errors.Join(err, s.DropLease(ctx, mine))
 		}
 	}
 	l.held, l.lose = context.WithCancelCause(context.WithoutCancel(ctx))
-	go l.keep()
+	l.kept.Go(func() {
+		l.keep(0, leaseTerm, func(ctx context.Context) error { return s.RenewLease(ctx, mine, time.Now().Add(leaseTerm)) })
+	})
+	if repo != nil { // apart: a slow git server must not cost the local one
+		l.kept.Go(func() {
+			l.keep(remoteBeat, remoteTerm, func(ctx context.Context) error { return repo.Renew(ctx, mine) })
+		})
+	}
 	return l, nil
 }
 
@@ -67,34 +75,30 @@ func taken(owner string, since time.Time) error {
 		"Look at it: agnesctl fleet rollout --status; stop it: agnesctl fleet rollout --pause, or --abort").WithCode("rollout_locked")
 }
 
-// keep renews the lease until it is given back or lost.
-func (l *Lease) keep() {
-	defer close(l.stopped)
+// keep renews one side of the lease until it is given back or lost. It goes by
+// the clock on the wall, which goes on while this machine sleeps.
+func (l *Lease) keep(beat, term time.Duration, renew func(context.Context) error) {
 	tick := time.NewTicker(leaseBeat)
 	defer tick.Stop()
-	renewed, remote := time.Now(), time.Now()
+	renewed := time.Now().Round(0)
 	for {
 		select {
 		case <-l.held.Done():
 			return
 		case <-tick.C:
 		}
-		err := l.s.RenewLease(l.held, l.local, time.Now().Add(leaseTerm))
-		if err == nil {
-			renewed = time.Now()
-		}
-		if errors.Is(err, store.ErrLeaseLost) || time.Since(renewed) > leaseTerm {
-			l.lose(lost(store.ErrLeaseLost))
-			return
-		}
-		if l.repo == nil || time.Since(remote) < remoteBeat {
+		now := time.Now().Round(0)
+		age := now.Sub(renewed)
+		if age >= 0 && age < beat {
 			continue
 		}
-		err = l.repo.Renew(l.held, l.local)
+		ctx, cancel := context.WithTimeout(l.held, max(term-age, leaseBeat)) // one that hangs does not outlive its term
+		err := renew(ctx)
+		cancel()
 		if err == nil {
-			remote = time.Now()
+			renewed = now
 		}
-		if errors.Is(err, store.ErrLeaseLost) || time.Since(remote) > remoteTerm {
+		if errors.Is(err, store.ErrLeaseLost) || time.Now().Round(0).Sub(renewed) > term {
 			l.lose(lost(errors.Join(store.ErrLeaseLost, err)))
 			return
 		}
@@ -108,7 +112,7 @@ func lost(err error) error {
 // Release gives the lease back.
 func (l *Lease) Release(ctx context.Context) error {
 	l.lose(nil)
-	<-l.stopped
+	l.kept.Wait()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
 	defer cancel()
 	var err error
