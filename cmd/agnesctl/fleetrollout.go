@@ -277,10 +277,7 @@ func (f *rolloutFlags) goOn(ctx context.Context, s *store.Store, id string, verb
 		return err
 	}
 	return f.drive(ctx, s, inventory, r, func(ctx context.Context) error {
-		if verb == rollout.Resume && !r.State.Resting() && r.State != rollout.Pausing && r.State != rollout.Stopping {
-			return nil // it was killed, and goes on as it is
-		}
-		return rollout.Give(ctx, s, r.ID, verb, whoami())
+		return rollout.Give(ctx, s, r.ID, verb, whoami()) // also after a kill: a pause may wait to be taken in
 	})
 }
 

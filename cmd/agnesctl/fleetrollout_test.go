@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -11,12 +12,14 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/keboola/agnes-the-ai-analyst/agent/api"
 	"github.com/keboola/agnes-the-ai-analyst/fleet/deploy"
 	"github.com/keboola/agnes-the-ai-analyst/fleet/rollout"
+	"github.com/keboola/agnes-the-ai-analyst/fleet/store"
 	"github.com/keboola/agnes-the-ai-analyst/internal/golden"
 	"github.com/keboola/agnes-the-ai-analyst/release/oci/ocitest"
 )
@@ -65,7 +68,8 @@ func TestRolloutScripts(t *testing.T) {
 		Dir:      "testdata/rollout",
 		Programs: map[string]golden.Program{"agnesctl": run},
 		Cmds:     map[string]func(*testscript.TestScript, bool, []string){
-			"host": turnHost,
+			"host":  turnHost,
+			"crash": crash,
 			"deprecate": func(_ *testscript.TestScript, neg bool, args []string) { // `deprecate VERSION TAG`; with ! no more
 				at := map[bool]string{false: args[1], true: "stable"}[neg]
 				registry.SetTag(t, registry.Manifest(t, at), "deprecated-"+args[0])
@@ -118,6 +122,29 @@ func TestAFailedRolloutSaysWhoIsAstray(t *testing.T) {
 	if err := rolloutError(t.Context(), r); strings.Contains(err.Error(), "astray") {
 		t.Errorf("nobody is astray, and it says %v", err)
 	}
+}
+
+// crash is the script command `crash DIR`: the last rollout there is as a kill in its
+// midst leaves it.
+func crash(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: crash DIR")
+	}
+	ctx := context.Background()
+	s, err := store.Open(ctx, ts.MkAbs(args[0]))
+	ts.Check(err)
+	defer func() { _ = s.Close() }()
+	list, err := rollout.List(ctx, s, 1)
+	ts.Check(err)
+	r := list[0]
+	r.State = rollout.Running
+	doc, err := json.Marshal(r)
+	ts.Check(err)
+	now := time.Now()
+	lease, err := s.TakeLease(ctx, store.Lease{Name: "rollout", Nonce: "crash", Expires: now}, now, func(string) bool { return true })
+	ts.Check(err)
+	ts.Check(s.SaveRollout(ctx, store.Rollout{ID: r.ID, Started: r.Started, State: string(r.State), Doc: doc}, lease))
+	ts.Check(s.DropLease(ctx, lease))
 }
 
 // turnHost is the script command `host NAME stuck|well|sick VERSION`.
