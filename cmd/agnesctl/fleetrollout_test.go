@@ -17,10 +17,12 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/keboola/agnes-the-ai-analyst/agent/api"
+	"github.com/keboola/agnes-the-ai-analyst/fleet"
 	"github.com/keboola/agnes-the-ai-analyst/fleet/deploy"
 	"github.com/keboola/agnes-the-ai-analyst/fleet/rollout"
 	"github.com/keboola/agnes-the-ai-analyst/fleet/store"
 	"github.com/keboola/agnes-the-ai-analyst/internal/golden"
+	"github.com/keboola/agnes-the-ai-analyst/internal/problem"
 	"github.com/keboola/agnes-the-ai-analyst/release/oci/ocitest"
 )
 
@@ -121,6 +123,18 @@ func TestAFailedRolloutSaysWhoIsAstray(t *testing.T) {
 	r.Waves[0].Members = r.Waves[0].Members[1:]
 	if err := rolloutError(t.Context(), r); strings.Contains(err.Error(), "astray") {
 		t.Errorf("nobody is astray, and it says %v", err)
+	}
+}
+
+func TestAMemberThatLostItsHostIsNotTakenForThisMachine(t *testing.T) {
+	t.Parallel()
+	f := &rolloutFlags{deployFlags: deployFlags{profile: "full", schema: "restore", lease: time.Minute}, state: t.TempDir}
+	o, err := f.engine(nil, &fleet.Inventory{}, nil, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := o.Deliver[fleet.Push].(*rollout.Push).Open(fleet.Instance{Name: "acme"}); !problem.Is(err, problem.Refused) {
+		t.Errorf("it opens with %v", err)
 	}
 }
 

@@ -204,6 +204,10 @@ func (f *rolloutFlags) engine(s *store.Store, inventory *fleet.Inventory, reposi
 	}
 	options.Progress = nil // of many hosts at once
 	o.Deliver[fleet.Push] = &rollout.Push{Options: options, Open: func(in fleet.Instance) (deploy.Shell, string, error) {
+		if in.Host == "" { // it had one when the rollout began; without, this machine would be taken for it
+			return nil, "", problem.New(problem.Refused, "expected a host of "+in.Name+" in the inventory, found none any more",
+				"Give it back its host: line, then: agnesctl fleet rollout --resume; or end it: agnesctl fleet rollout --abort")
+		}
 		h := f.hostFlags
 		h.host = in.Host
 		return h.open()
