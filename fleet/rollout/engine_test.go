@@ -378,6 +378,24 @@ func TestOurOwnNetworkInTroubleStopsAndBlamesNobody(t *testing.T) {
 	})
 }
 
+func TestAnAbortLeavesWhoHadArrived(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		st := newStage(t, members(2, false))
+		st.notify = func(e rollout.Event) {
+			if e.Event == "wave soaking" {
+				st.world.change("a0", func(m *machine) { m.silent, m.self = true, true })
+			}
+		}
+		got := st.run(plan(t, st.instances, fleet.Limit{}))
+		wantStates(t, got, rollout.Stopped, "a0 unclear, a1 waiting")
+		if err := rollout.Give(t.Context(), st.s, "r1", rollout.Abort, "eve@page"); err != nil {
+			t.Fatal(err)
+		}
+		wantStates(t, st.run(got), rollout.Aborted, "a0 unclear, a1 waiting")
+	})
+}
+
 func TestAMemberWhoseWayBackFailsIsLeftAstrayAndTheOthersGoBack(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

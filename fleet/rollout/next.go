@@ -181,6 +181,7 @@ func (s *step) again(from State) {
 	for i := range w.Members {
 		m := &w.Members[i]
 		if m.State == Unclear || m.State == Unreached && from != Pausing && from != Paused {
+			m.Arrived = false
 			s.set(w, m, Waiting, "is tried again")
 		}
 	}
@@ -208,6 +209,7 @@ func (s *step) happened(seen Seen) {
 	}
 	switch (in{m.State, seen.What}) {
 	case in{Taking, Arrived}:
+		m.Arrived = true
 		s.set(w, m, Taken, seen.Detail)
 	case in{Taking, Broke}:
 		m.Failed = true
@@ -440,6 +442,19 @@ func (s *step) back(w *WaveState, m *Member, recall bool) {
 	s.set(w, m, TakingBack, m.Detail)
 }
 
+// callable reports whether an abort takes back what a member's host reads: it has
+// not arrived, and could yet.
+func (m Member) callable() bool {
+	switch m.State {
+	case Taking:
+		return m.Delivery == fleet.Pull
+	case Waiting, Unreached, Unclear:
+		return m.Delivery == fleet.Pull && m.Sent && !m.Arrived
+	default:
+		return false
+	}
+}
+
 // abort is one step of an end before the end: deploys come to their end, and who
 // has not arrived is called back.
 func (s *step) abort() bool {
@@ -448,7 +463,7 @@ func (s *step) abort() bool {
 		w := &s.r.Waves[i]
 		for n := range w.Members {
 			m := &w.Members[n]
-			callable := m.Delivery == fleet.Pull && (m.State == Taking || m.State == Unreached && m.Sent || m.State == Unclear && m.Sent)
+			callable := m.callable()
 			if callable && (m.State == Taking || w.underway() < w.MaxUnavailable) {
 				s.back(w, m, true)
 				return true

@@ -183,6 +183,9 @@ func (p *player) next(in rollout.Input) {
 			}
 			began := m.State == rollout.Taking && old.State != rollout.Taking
 			left := m.State == rollout.TakingBack && old.State == rollout.Taken
+			if m.State == rollout.TakingBack && m.Arrived && old.State != rollout.TakingBack && p.r.State == rollout.Aborting {
+				p.t.Fatalf("%s had arrived, and the abort takes it back", m.Name)
+			}
 			if away := count(w, rollout.Taking, rollout.TakingBack, rollout.Bad); (began || left) && away > w.MaxUnavailable {
 				p.t.Fatalf("%s was sent for while %d of %d were away", m.Name, away, w.MaxUnavailable)
 			}
@@ -217,6 +220,16 @@ func (p *player) next(in rollout.Input) {
 				back := m.State == rollout.Reverted || m.State == rollout.Astray || m.State == rollout.FailedBack && m.Delivery == fleet.Push
 				if w.Name == p.failed && m.Sent && !back {
 					p.t.Fatalf("its wave failed, and %s, which may run the target, is left %s", m.Name, m.State)
+				}
+			}
+		}
+	}
+	if p.r.State == rollout.Aborted {
+		open := []rollout.MemberState{rollout.Waiting, rollout.Taking, rollout.Unreached, rollout.Unclear}
+		for _, w := range p.r.Waves {
+			for _, m := range w.Members {
+				if m.Delivery == fleet.Pull && m.Sent && !m.Arrived && slices.Contains(open, m.State) {
+					p.t.Fatalf("it is aborted, and %s, which is %s, may still come", m.Name, m.State)
 				}
 			}
 		}

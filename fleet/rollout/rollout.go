@@ -135,9 +135,10 @@ type Member struct {
 	Failed   bool        `json:"failed"` // it is a reason why the rollout failed
 	Since    time.Time   `json:"since,omitzero"`
 
-	Before Before `json:"before"` // how it was before it was touched
-	Sent   bool   `json:"sent"`   // delivery may have begun
-	Recall bool   `json:"recall"` // only its desired state has to go back
+	Before  Before `json:"before"`  // how it was before it was touched
+	Sent    bool   `json:"sent"`    // delivery may have begun
+	Arrived bool   `json:"arrived"` // it was seen with the target, and well
+	Recall  bool   `json:"recall"`  // only its desired state has to go back
 }
 
 // Before is what a member was before it was touched: what gates compare with, and
