@@ -396,6 +396,35 @@ func TestAnAbortLeavesWhoHadArrived(t *testing.T) {
 	})
 }
 
+func TestTheTimeToArriveBeginsWhenAMemberIsSentFor(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		st := newStage(t, members(1, false))
+		st.world.change("a0", func(m *machine) {
+			m.take = func() rollout.Outcome {
+				time.AfterFunc(time.Hour, func() { st.world.change("a0", func(m *machine) { m.runs = newVersion }) })
+				return rollout.Outcome{What: rollout.Delivered}
+			}
+		})
+		lease := st.acquire()
+		st.notify = func(e rollout.Event) {
+			if e.Member == "a0" && e.Event == "taking" { // it is not even looked at yet
+				rollout.Kill(lease)
+			}
+		}
+		if _, err := st.engine().Run(t.Context(), lease, plan(t, st.instances, fleet.Limit{})); err == nil {
+			t.Fatal("the kill came too late")
+		}
+		pass(12 * time.Hour)
+		st.notify = nil
+		r, err := rollout.Get(t.Context(), st.s, "r1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		wantStates(t, st.run(r), rollout.Done, "a0 taken")
+	})
+}
+
 func TestAMemberWhoseWayBackFailsIsLeftAstrayAndTheOthersGoBack(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -242,7 +242,7 @@ func (s *step) happened(seen Seen) {
 // began lets the delivery to a member begin, while the rollout goes on.
 func (s *step) began(seen Seen) {
 	if _, m := s.r.member(seen.Member); m != nil && m.State == Taking && s.r.State == Running {
-		m.Before, m.Sent = seen.Before, true
+		m.Before, m.Sent, m.Since = seen.Before, true, s.in.Now.UTC() // its time runs from now
 		m.From = cmp.Or(seen.Before.Image.Version, m.From)
 	}
 }

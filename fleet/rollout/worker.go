@@ -57,7 +57,7 @@ func (w *worker) do(ctx context.Context, what Do) Seen {
 			if !ok || !w.report(seen) {
 				return without(seen, Began)
 			}
-			w.m.Before, w.job.Before = seen.Before, seen.Before
+			w.m.Before, w.job.Before, w.m.Since = seen.Before, seen.Before, time.Now()
 		}
 		return w.follow(ctx, w.try(ctx, deliver.Take))
 	}
