@@ -368,11 +368,7 @@ func (f *rolloutFlags) agreed(r rollout.Rollout) error {
 	if f.yes {
 		return nil
 	}
-	ask := "agnesctl fleet rollout --yes -f " + shellQuote(f.file) + " --digest " + r.Digest + " --tag " + shellQuote(r.Tag)
-	if f.selector != "" {
-		ask += " -l " + shellQuote(f.selector)
-	}
-	refused := problem.New(problem.Refused, "Nothing was begun: a rollout needs a yes.", "Go ahead with this very image: "+ask)
+	refused := problem.New(problem.Refused, "Nothing was begun: a rollout needs a yes.", "Go ahead with this very image: "+f.goAhead(r))
 	if !cli.IsTerminal(f.env.Stdin) || !cli.IsTerminal(f.env.Stderr) {
 		return refused
 	}

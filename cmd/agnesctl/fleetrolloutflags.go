@@ -3,6 +3,7 @@ package main
 import (
 	"maps"
 	"path/filepath"
+	"slices"
 
 	"github.com/spf13/pflag"
 
@@ -54,4 +55,25 @@ func flagValues(flag *pflag.Flag) []string {
 		return list.GetSlice()
 	}
 	return []string{flag.Value.String()}
+}
+
+// goAhead is the command that begins a rollout just as it was planned, without
+// asking.
+func (f *rolloutFlags) goAhead(r rollout.Rollout) string {
+	line := "agnesctl fleet rollout --yes"
+	if r.Of != "" {
+		line += " --catch-up=" + shellQuote(r.Of)
+	} else {
+		line += " --digest " + r.Digest + " --tag " + shellQuote(r.Tag)
+	}
+	said := []string{"yes", "catch-up", "digest", "tag", "channel"}
+	f.flags.Visit(func(flag *pflag.Flag) {
+		if slices.Contains(said, flag.Name) {
+			return
+		}
+		for _, value := range flagValues(flag) {
+			line += " --" + flag.Name + "=" + shellQuote(value)
+		}
+	})
+	return line
 }
