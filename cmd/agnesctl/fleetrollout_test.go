@@ -69,7 +69,7 @@ func TestRolloutScripts(t *testing.T) {
 	golden.Scripts(t, golden.Suite{
 		Dir:      "testdata/rollout",
 		Programs: map[string]golden.Program{"agnesctl": run},
-		Cmds:     map[string]func(*testscript.TestScript, bool, []string){
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"host":  turnHost,
 			"crash": crash,
 			"deprecate": func(_ *testscript.TestScript, neg bool, args []string) { // `deprecate VERSION TAG`; with ! no more

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/keboola/agnes-the-ai-analyst/fleet"
@@ -14,14 +15,24 @@ import (
 )
 
 // rolloutTeller sends the steps of a rollout through the inventory's channels,
-// beside the rollout: a channel that is slow or away does not hold it up.
+// beside the rollout and each by itself: a channel that is slow or away holds up
+// neither the rollout nor another channel.
 type rolloutTeller struct {
-	version  string
-	channels []alert.Channel
-	news     chan rollout.Event
-	told     chan struct{} // closed when the last message was sent
-	failed   func(channel string, err error)
-	wait     time.Duration // between two attempts
+	version string
+	queues  []*tellQueue
+	wait    time.Duration // between two attempts
+	failed  func(channel string, err error)
+
+	giveUp context.CancelFunc
+	told   sync.WaitGroup
+	mu     sync.Mutex // of failed
+}
+
+// tellQueue is what a channel has still to be told.
+type tellQueue struct {
+	alert.Channel
+	news chan alert.Message
+	lost int // oldest ones that made room
 }
 
 const (
@@ -31,46 +42,79 @@ const (
 
 // newRolloutTeller begins to send. Close it.
 func newRolloutTeller(ctx context.Context, channels []alert.Channel, version string, wait time.Duration, failed func(string, error)) *rolloutTeller {
-	t := &rolloutTeller{
-		version: version, news: make(chan rollout.Event, 1024), told: make(chan struct{}), failed: failed, wait: wait,
-		channels: slices.DeleteFunc(slices.Clone(channels), func(c alert.Channel) bool { return !c.Wants(fleet.KindRollout, nil) }),
+	t := &rolloutTeller{version: version, failed: failed, wait: wait}
+	ctx, t.giveUp = context.WithCancel(context.WithoutCancel(ctx)) // Ctrl-C is news, too
+	for _, c := range channels {
+		if c.Wants(fleet.KindRollout, nil) {
+			q := &tellQueue{Channel: c, news: make(chan alert.Message, 1024)}
+			t.queues = append(t.queues, q)
+			t.told.Go(func() { t.run(ctx, q) })
+		}
 	}
-	go t.run(context.WithoutCancel(ctx)) // Ctrl-C is news, too
 	return t
 }
 
-// tell takes an event over and returns at once.
+// tell takes an event over and returns at once. Call it from one goroutine.
 func (t *rolloutTeller) tell(e rollout.Event) {
-	select {
-	case t.news <- e:
-	default: // so much behind, the newest is not what matters; the audit has all
+	for _, m := range t.messages(e) {
+		for _, q := range t.queues {
+			if len(m.Items) > 0 && m.Items[0].Event == alert.Closed && !q.Threads() {
+				continue // the news say it
+			}
+			q.add(m)
+		}
+	}
+}
+
+// add makes room where there is none: so much behind, the oldest matters least.
+func (q *tellQueue) add(m alert.Message) {
+	for {
+		select {
+		case q.news <- m:
+			return
+		default:
+		}
+		select {
+		case <-q.news:
+			q.lost++
+		default:
+		}
 	}
 }
 
 // close waits for what is still to be sent, for a while.
 func (t *rolloutTeller) close() {
-	close(t.news)
-	select {
-	case <-t.told:
-	case <-time.After(tellFarewell):
+	for _, q := range t.queues {
+		close(q.news)
+	}
+	defer time.AfterFunc(tellFarewell, t.giveUp).Stop()
+	t.told.Wait()
+	t.giveUp()
+}
+
+func (t *rolloutTeller) run(ctx context.Context, q *tellQueue) {
+	unsent := 0
+	for m := range q.news {
+		err := ctx.Err()
+		if err == nil {
+			err = t.send(ctx, q.Channel, m)
+		}
+		switch {
+		case ctx.Err() != nil && err != nil:
+			unsent++
+		case err != nil:
+			t.trouble(q.Name, err)
+		}
+	}
+	if unsent += q.lost; unsent > 0 {
+		t.trouble(q.Name, fmt.Errorf("%s not sent", plural(unsent, "message")))
 	}
 }
 
-func (t *rolloutTeller) run(ctx context.Context) {
-	defer close(t.told)
-	for e := range t.news {
-		messages := t.messages(e)
-		for _, c := range t.channels {
-			for _, m := range messages {
-				if len(m.Items) > 0 && m.Items[0].Event == alert.Closed && !c.Threads() {
-					continue // the news say it
-				}
-				if err := t.send(ctx, c, m); err != nil {
-					t.failed(c.Name, err)
-				}
-			}
-		}
-	}
+func (t *rolloutTeller) trouble(channel string, err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.failed(channel, err)
 }
 
 func (t *rolloutTeller) send(ctx context.Context, c alert.Channel, m alert.Message) error {

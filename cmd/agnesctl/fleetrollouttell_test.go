@@ -3,8 +3,10 @@ package main
 import (
 	"context"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -90,4 +92,28 @@ func TestAChannelThatIsAwayIsSaidAndHoldsNothingUp(t *testing.T) {
 	if failed != 1 {
 		t.Errorf("it was said %d times, want once", failed)
 	}
+}
+
+func TestAChannelThatIsAwayKeepsNoOtherFromTheLastWord(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		gone, chat := &listener{deaf: 1 << 20}, &listener{}
+		channels := []alert.Channel{
+			{Alert: fleet.Alert{Name: "gone", Type: fleet.AlertSlack}, Sink: gone},
+			{Alert: fleet.Alert{Name: "chat", Type: fleet.AlertSlack}, Sink: chat},
+		}
+		var said []string
+		tell := newRolloutTeller(t.Context(), channels, "2026.04.3", 3*time.Second, func(channel string, err error) { said = append(said, channel+": "+err.Error()) })
+		for range 1500 {
+			tell.tell(rollout.Event{Event: string(rollout.Running), Rollout: "r1"})
+		}
+		tell.tell(rollout.Event{Event: string(rollout.Failed), Rollout: "r1", Detail: "smoke"})
+		tell.close()
+		if len(chat.heard) == 0 || !strings.Contains(chat.heard[len(chat.heard)-1], "smoke") {
+			t.Error("the chat did not hear the end")
+		}
+		if last := said[len(said)-1]; !strings.HasPrefix(last, "gone: 1") || !strings.HasSuffix(last, " messages not sent") {
+			t.Errorf("of what gone has not heard it is said %q", said)
+		}
+	})
 }
