@@ -138,6 +138,28 @@ func TestAMemberThatLostItsHostIsNotTakenForThisMachine(t *testing.T) {
 	}
 }
 
+func TestTheLeaseIsInTheInventorysRepositoryForAll(t *testing.T) {
+	t.Parallel()
+	const inventory, other = "https://git.example.com/fleet.git", "https://git.example.com/desired.git"
+	for _, c := range []struct {
+		git, desiredGit, desired, lock string
+	}{
+		{inventory, "", inventory, inventory},
+		{inventory, other, other, inventory},
+		{"", other, other, other},
+	} {
+		f := &rolloutFlags{fleetFlags: fleetFlags{git: c.git, file: filepath.Join(t.TempDir(), "fleet.yaml")}, desiredGit: c.desiredGit}
+		f.env.Getenv = func(string) string { return "" }
+		desired, lock, _, err := f.repositories(&fleet.Inventory{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if desired.String() != c.desired || lock.String() != c.lock {
+			t.Errorf("with --git %q and --desired-git %q the desired states are in %s and the lease in %s", c.git, c.desiredGit, desired, lock)
+		}
+	}
+}
+
 // crash is the script command `crash DIR`: the last rollout there is as a kill in its
 // midst leaves it.
 func crash(ts *testscript.TestScript, neg bool, args []string) {

@@ -94,31 +94,47 @@ func resolve(ctx context.Context, image, tag, digest string) (rollout.Target, er
 	return rollout.Resolve(ctx, registry, tag, digest)
 }
 
-// repository returns the fleet's git repository and the folder of desired states
-// in it, or nothing where the inventory comes from no repository with a remote.
-func (f *rolloutFlags) repository(inventory *fleet.Inventory) (*rollout.Repository, string, error) {
+// repositories returns the git repository with the folder of desired states, and
+// the one that holds the lease: that of the inventory, for all who have it. They are
+// nil where the inventory comes from no repository with a remote.
+func (f *rolloutFlags) repositories(inventory *fleet.Inventory) (desired, lock *rollout.Repository, dir string, err error) {
 	place := fleet.Place{Repository: f.git, Branch: f.at, Dir: path.Dir(filepath.ToSlash(f.file))}
 	if f.git == "" {
 		found, ok, err := fleet.PlaceOf(f.file)
 		if err != nil {
-			return nil, "", err
+			return nil, nil, "", err
 		}
 		place = found
 		if !ok {
 			place.Dir = "."
 		}
 	}
+	if lock, err = f.repository(place); err != nil {
+		return nil, nil, "", err
+	}
+	desired = lock
 	if f.desiredGit != "" {
 		place = fleet.Place{Repository: f.desiredGit, Dir: "."}
+		if desired, err = f.repository(place); err != nil {
+			return nil, nil, "", err
+		}
+		lock = cmp.Or(lock, desired)
 	}
+	if f.localLease {
+		lock = nil
+	}
+	return desired, lock, path.Join(place.Dir, inventory.Rollout.Desired), nil
+}
+
+func (f *rolloutFlags) repository(place fleet.Place) (*rollout.Repository, error) {
 	if place.Repository == "" {
-		return nil, "", nil
+		return nil, nil //nolint:nilnil // there is none, which is no fault
 	}
 	remote, err := fleet.NewRemote(place.Repository, redact.Secret(f.env.Getenv("AGNES_GIT_TOKEN")))
 	if err != nil {
-		return nil, "", err
+		return nil, err
 	}
-	return rollout.NewRepository(remote, place.Branch, whoami()), path.Join(place.Dir, inventory.Rollout.Desired), nil
+	return rollout.NewRepository(remote, place.Branch, whoami()), nil
 }
 
 // drive holds the lease, gives the order, and runs the engine to where nothing
@@ -127,7 +143,7 @@ func (f *rolloutFlags) drive(ctx context.Context, s *store.Store, inventory *fle
 	if err := f.keep(&r); err != nil {
 		return err
 	}
-	repository, dir, err := f.repository(inventory)
+	repository, lock, dir, err := f.repositories(inventory)
 	if err != nil {
 		return err
 	}
@@ -153,10 +169,6 @@ func (f *rolloutFlags) drive(ctx context.Context, s *store.Store, inventory *fle
 	engine, err := rollout.New(o)
 	if err != nil {
 		return err
-	}
-	lock := repository
-	if f.localLease {
-		lock = nil
 	}
 	lease, err := rollout.Acquire(ctx, s, lock, whoami())
 	if err != nil {
