@@ -25,5 +25,15 @@ func AfterFail(ctx context.Context, p *Push, j Job, got deploy.Outcome, err erro
 	return p.broke(ctx, j, got, err)
 }
 
+// Fresh counts the objects that a change pushes.
+func Fresh(ctx context.Context, r *Repository, files map[string][]byte) (int, error) {
+	at, err := r.fetch(ctx)
+	if err != nil {
+		return 0, err
+	}
+	_, fresh, err := r.commit(at, files, "x")
+	return len(fresh.Objects), err
+}
+
 // Nonce is that of the lease.
 func Nonce(l *Lease) string { return l.local.Nonce }

@@ -116,6 +116,18 @@ func TestAChangeLeavesAllOtherFilesAndIsMadeOnce(t *testing.T) {
 	b.in("fsck", "--strict")
 }
 
+func TestAChangeOfManyFilesWritesEachFolderOnce(t *testing.T) {
+	t.Parallel()
+	files := map[string][]byte{}
+	for i := range 50 {
+		files[fmt.Sprintf("desired/m%d.json", i)] = fmt.Append(nil, i)
+	}
+	got, err := rollout.Fresh(t.Context(), newBare(t).open(), files)
+	if want := len(files) + 3; err != nil || got != want {
+		t.Errorf("%d objects are pushed (%v), want %d: the files, two trees and the commit", got, err, want)
+	}
+}
+
 func TestManyWhoWriteAtOnceLoseNothing(t *testing.T) {
 	t.Parallel()
 	b := newBare(t)

@@ -4,10 +4,9 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"io"
+	"maps"
 	"math/rand/v2"
-	"path"
 	"slices"
 	"sort"
 	"strings"
@@ -155,18 +154,14 @@ func (r *Repository) Change(ctx context.Context, files map[string][]byte, messag
 // lacks. It is the zero id where nothing would change.
 func (r *Repository) commit(at *revision, files map[string][]byte, message string) (plumbing.Hash, *memory.Storage, error) {
 	fresh := memory.NewStorage()
-	root := at.tree
-	for name, content := range files {
-		var err error
-		if root, err = put(at.objects, fresh, root, strings.Split(path.Clean(name), "/"), content); err != nil {
-			return plumbing.ZeroHash, nil, fmt.Errorf("write %s: %w", name, err)
-		}
+	root, err := put(at.objects, fresh, at.tree, files)
+	if err != nil {
+		return plumbing.ZeroHash, nil, err
 	}
 	if root == at.tree {
 		return plumbing.ZeroHash, nil, nil
 	}
 	if root.IsZero() {
-		var err error
 		if root, err = encode(fresh, at.objects, &object.Tree{}); err != nil {
 			return plumbing.ZeroHash, nil, err
 		}
@@ -191,61 +186,71 @@ func encode(fresh, all *memory.Storage, o interface {
 	return fresh.SetEncodedObject(encoded)
 }
 
-// put returns the tree with a file in it, or without it where content is nil; the
-// zero id is the empty tree.
-func put(all, fresh *memory.Storage, tree plumbing.Hash, name []string, content []byte) (plumbing.Hash, error) {
-	var entries []object.TreeEntry
+// put returns the tree with files in it, by their paths, or without those whose
+// content is nil; the zero id is the empty tree. Each folder is written once.
+func put(all, fresh *memory.Storage, tree plumbing.Hash, files map[string][]byte) (plumbing.Hash, error) {
+	entries := map[string]object.TreeEntry{}
 	if !tree.IsZero() {
 		t, err := object.GetTree(all, tree)
 		if err != nil {
 			return plumbing.ZeroHash, err
 		}
-		entries = slices.Clone(t.Entries)
+		for _, e := range t.Entries {
+			entries[e.Name] = e
+		}
 	}
-	at := slices.IndexFunc(entries, func(e object.TreeEntry) bool { return e.Name == name[0] })
-	entry := object.TreeEntry{Name: name[0], Mode: filemode.Regular}
-	switch {
-	case len(name) > 1:
-		below := plumbing.ZeroHash
-		if at >= 0 {
-			if entries[at].Mode != filemode.Dir {
-				return plumbing.ZeroHash, problem.New(problem.Conflict, "expected a folder "+name[0]+" in the fleet's repository, found something else", "Name another folder in fleet.yaml: rollout: {desired: DIR}")
+	folders := map[string]map[string][]byte{}
+	for name, content := range files {
+		first, rest, below := strings.Cut(name, "/")
+		switch {
+		case below && folders[first] == nil:
+			folders[first] = map[string][]byte{rest: content}
+		case below:
+			folders[first][rest] = content
+		case content == nil:
+			delete(entries, first)
+		default:
+			id, err := write(fresh, content)
+			if err != nil {
+				return plumbing.ZeroHash, err
 			}
-			below = entries[at].Hash
+			entries[first] = object.TreeEntry{Name: first, Mode: filemode.Regular, Hash: id}
 		}
-		var err error
-		entry.Mode = filemode.Dir
-		if entry.Hash, err = put(all, fresh, below, name[1:], content); err != nil {
-			return plumbing.ZeroHash, err
+	}
+	for name, below := range folders {
+		was, there := entries[name]
+		if there && was.Mode != filemode.Dir {
+			return plumbing.ZeroHash, problem.New(problem.Conflict, "expected a folder "+name+" in the fleet's repository, found something else", "Name another folder in fleet.yaml: rollout: {desired: DIR}")
 		}
-	case content != nil:
-		blob := fresh.NewEncodedObject()
-		blob.SetType(plumbing.BlobObject)
-		w, err := blob.Writer()
+		id, err := put(all, fresh, was.Hash, below)
 		if err != nil {
 			return plumbing.ZeroHash, err
 		}
-		if _, err := w.Write(content); err != nil {
-			return plumbing.ZeroHash, err
+		entries[name] = object.TreeEntry{Name: name, Mode: filemode.Dir, Hash: id}
+		if id.IsZero() {
+			delete(entries, name)
 		}
-		if entry.Hash, err = fresh.SetEncodedObject(blob); err != nil {
-			return plumbing.ZeroHash, err
-		}
-	}
-	switch {
-	case entry.Hash.IsZero() && at >= 0:
-		entries = slices.Delete(entries, at, at+1)
-	case entry.Hash.IsZero():
-	case at >= 0:
-		entries[at] = entry
-	default:
-		entries = append(entries, entry)
 	}
 	if len(entries) == 0 {
 		return plumbing.ZeroHash, nil
 	}
-	sort.Sort(object.TreeEntrySorter(entries))
-	return encode(fresh, all, &object.Tree{Entries: entries})
+	list := slices.Collect(maps.Values(entries))
+	sort.Sort(object.TreeEntrySorter(list))
+	return encode(fresh, all, &object.Tree{Entries: list})
+}
+
+// write makes a file's content an object.
+func write(fresh *memory.Storage, content []byte) (plumbing.Hash, error) {
+	blob := fresh.NewEncodedObject()
+	blob.SetType(plumbing.BlobObject)
+	w, err := blob.Writer()
+	if err != nil {
+		return plumbing.ZeroHash, err
+	}
+	if _, err := w.Write(content); err != nil {
+		return plumbing.ZeroHash, err
+	}
+	return fresh.SetEncodedObject(blob)
 }
 
 // push moves a ref from one object to another, which may be none, and only from
