@@ -14,9 +14,11 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/keboola/agnes-the-ai-analyst/fleet"
@@ -129,6 +131,22 @@ type rig struct {
 
 func newRig(t *testing.T, access Access, results ...fleet.Result) *rig {
 	t.Helper()
+	g := newStillRig(t, access, results...)
+	web := httptest.NewServer(g.server)
+	t.Cleanup(func() { web.CloseClientConnections(); web.Close() })
+	g.url = web.URL
+	jar, err := cookiejar.New(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	g.client = &http.Client{Jar: jar, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	return g
+}
+
+// newStillRig is a page without a socket, which would keep the clock of a bubble
+// from going on.
+func newStillRig(t *testing.T, access Access, results ...fleet.Result) *rig {
+	t.Helper()
 	g := &rig{seen: &seen{results: map[string]fleet.Result{}, events: make(chan monitor.Event, 64)}}
 	for i, r := range results {
 		if r.At.IsZero() {
@@ -155,15 +173,26 @@ func newRig(t *testing.T, access Access, results ...fleet.Result) *rig {
 	}
 	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
 	done := g.follow(ctx, g.in)
-	web := httptest.NewServer(g.server)
-	t.Cleanup(func() { web.CloseClientConnections(); web.Close(); cancel(); <-done })
-	g.url = web.URL
-	jar, err := cookiejar.New(nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	g.client = &http.Client{Jar: jar, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	t.Cleanup(func() { cancel(); <-done })
 	return g
+}
+
+// page is what the page answers without a socket.
+func (g *rig) page(path string) string {
+	w := httptest.NewRecorder()
+	g.server.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "http://localhost"+path, http.NoBody))
+	return w.Body.String()
+}
+
+// quietly puts results in place that no event tells of, and waits until the page
+// has looked again.
+func (g *rig) quietly(t *testing.T, results map[string]fleet.Result) {
+	t.Helper()
+	g.mu.Lock()
+	g.results = results
+	g.mu.Unlock()
+	time.Sleep(refreshEvery)
+	synctest.Wait()
 }
 
 // follow lets the page show an inventory, and waits until it does.
@@ -393,18 +422,23 @@ func TestABrokenInventoryIsSaidOnEveryPage(t *testing.T) {
 
 func TestWhatWasSeenStaysUntilTheNextMonitorHasLooked(t *testing.T) {
 	t.Parallel()
-	g := newRig(t, Access{}, healthy("acme", "2026.04.3"), healthy("bolt", "2026.04.3"))
-	g.mu.Lock()
-	clear(g.results) // the monitor of another inventory has seen nothing yet
-	instances := append([]fleet.Instance(nil), g.in...)
-	instances[1].URL = "https://moved.example.com"
-	g.mu.Unlock()
-	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
-	done := g.follow(ctx, instances)
-	defer func() { cancel(); <-done }()
-	if _, body := g.get(t, "/"); !strings.Contains(body, `id="c-acme" class="c healthy"`) || !strings.Contains(body, `id="c-bolt" class="c unknown"`) {
-		t.Error(body)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		g := newStillRig(t, Access{}, healthy("acme", "2026.04.3"), healthy("bolt", "2026.04.3"))
+		g.mu.Lock()
+		clear(g.results) // the monitor of another inventory has seen nothing yet
+		instances := slices.Clone(g.in)
+		instances[1].URL = "https://moved.example.com"
+		g.mu.Unlock()
+		ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
+		done := g.follow(ctx, instances)
+		defer func() { cancel(); <-done }()
+		for _, when := range []string{"at once", "after a while"} {
+			if body := g.page("/"); !strings.Contains(body, `id="c-acme" class="c healthy"`) || !strings.Contains(body, `id="c-bolt" class="c unknown"`) {
+				t.Errorf("%s: %s", when, body)
+			}
+			g.quietly(t, map[string]fleet.Result{})
+		}
+	})
 }
 
 func TestThePageGoesOnWithoutItsStore(t *testing.T) {

@@ -285,8 +285,12 @@ func (m *model) update(line fleet.InstanceStatus, live Live) (was, is *row) {
 	return was, is
 }
 
-// refresh is update for a line that may be known already.
+// refresh is update for a line that may be known already, or be of an instance that
+// this monitor has not asked yet.
 func (m *model) refresh(line fleet.InstanceStatus, live Live) (was, is *row) {
+	if _, _, seen := live.Result(line.Name); !seen {
+		return nil, nil
+	}
 	if was = m.get(line.Name); was == nil || !line.ProbedAt.After(was.ProbedAt) {
 		return nil, nil
 	}
