@@ -126,8 +126,8 @@ func (s *Server) current() (v Inventory, live Live, trouble error) {
 	return s.inventory, s.live, s.trouble
 }
 
-// refreshEvery is how old latencies and ages on an open page may be; what people
-// look at, such as a state, is pushed at once.
+// refreshEvery is how old latencies and times may be, on an open page and in the
+// metrics; what people look at, such as a state, is pushed at once.
 const refreshEvery = 5 * time.Second
 
 // Follow shows an inventory as a monitor sees it, until ctx ends. It can be called
@@ -151,9 +151,7 @@ func (s *Server) Follow(ctx context.Context, v Inventory, live Live) {
 		case <-ctx.Done():
 			return
 		case <-refresh.C:
-			if s.hub.watched() {
-				s.refresh(live)
-			}
+			s.refresh(live)
 		case e := <-events:
 			if e.Reload {
 				resync()

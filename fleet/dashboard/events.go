@@ -64,12 +64,6 @@ func (h *hub) join(r *reader) (leave func()) {
 	}
 }
 
-func (h *hub) watched() bool {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return len(h.readers) > 0
-}
-
 // changed tells of one row.
 func (h *hub) changed(was, is *row) {
 	h.mu.Lock()

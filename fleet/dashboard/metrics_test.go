@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/VictoriaMetrics/metricsql"
@@ -112,6 +113,24 @@ func TestMetricsAreWhatPrometheusExpects(t *testing.T) {
 	if most != 16 {
 		t.Errorf("an instance has %d series", most)
 	}
+}
+
+func TestMetricsGoOnWhileNobodyLooksAtThePage(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		g := newStillRig(t, Access{}, healthy("acme", "2026.04.3"))
+		for range 3 {
+			time.Sleep(time.Minute)
+			again := healthy("acme", "2026.04.3")
+			again.At, again.Timing.Total = time.Now(), 34*time.Millisecond
+			g.quietly(t, map[string]fleet.Result{"acme": again})
+		}
+		for _, want := range []string{`agnes_fleet_instance_probe_duration_seconds{name="acme"} 0.034`, "agnes_fleet_probe_overdue_seconds 0\n"} {
+			if body := g.page("/metrics"); !strings.Contains(body, want) {
+				t.Errorf("no %s in\n%s", want, body)
+			}
+		}
+	})
 }
 
 var metricName = regexp.MustCompile(`\bagnes_[a-z0-9_]+`)
