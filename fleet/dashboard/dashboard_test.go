@@ -613,8 +613,9 @@ func TestAPasswordForOneSessionOpensOne(t *testing.T) {
 func TestAClosedPageTellsNothingWithoutALogin(t *testing.T) {
 	t.Parallel()
 	g := newRig(t, Access{File: loginFile(t), Closed: true}, healthy("acme", "2026.04.3"))
+	g.server.Report(problem.New(problem.Usage, "parts/acme.yaml:3:1: expected an instance.", "Mend it."))
 	for _, path := range []string{"/", "/i/acme", "/rollouts", "/rollouts/x", "/incidents", "/events", "/metrics", "/sd", "/login", "/nowhere", "/assets/nothing"} {
-		if status, body := g.get(t, path); strings.Contains(body, "acme.example.com") || status == http.StatusOK && path != "/login" {
+		if status, body := g.get(t, path); strings.Contains(body, "acme.") || strings.Contains(body, "fleet.yaml") || status == http.StatusOK && path != "/login" {
 			t.Errorf("%s: %d %s", path, status, body)
 		}
 	}
@@ -649,8 +650,8 @@ func TestAnotherSitesNameIsNotServed(t *testing.T) {
 	t.Parallel()
 	g := newRig(t, Access{Hosts: []string{"Fleet.acme.com"}}, healthy("acme", "2026.04.3"))
 	for host, want := range map[string]int{"127.0.0.1:8800": 200, "localhost": 200, "[::1]:8800": 200, "fleet.acme.com": 200, "FLEET.acme.com:443": 200, "evil.example": 400, "127.0.0.1.evil.example:8800": 400} {
-		if status, _ := g.get(t, "/", "Host", host); status != want {
-			t.Errorf("%s: %d, want %d", host, status, want)
+		if status, body := g.get(t, "/", "Host", host); status != want || strings.Contains(body, "fleet.yaml") != (want == http.StatusOK) {
+			t.Errorf("%s: %d, want %d: %s", host, status, want, body)
 		}
 	}
 }

@@ -147,7 +147,7 @@ func (s *Server) onlyOurHost(next http.Handler) http.Handler {
 		host = strings.ToLower(strings.Trim(host, "[]"))
 		_, err := netip.ParseAddr(host)
 		if err != nil && host != "localhost" && !slices.Contains(s.door.hosts, host) {
-			s.fail(w, r, problem.New(problem.Invalid, fmt.Sprintf("Expected this page under its own name, found %q.", host), "Start it with the address that people use: --public-url https://"+host).WithCode("foreign_host"))
+			http.Error(w, fmt.Sprintf("Expected this page under its own name, found %q.\nStart it with the address that people use: --public-url https://HOST", host), http.StatusBadRequest)
 			return
 		}
 		next.ServeHTTP(w, r)

@@ -74,10 +74,6 @@ func (s *Server) render(w http.ResponseWriter, r *http.Request, status int, name
 		CSS: "/assets/" + s.assets["app.css"].name, JS: "/assets/" + s.assets["app.js"].name, Icon: "/assets/" + s.assets["icon.svg"].name,
 		Now: time.Now(), View: view,
 	}
-	var trouble error
-	if f.Inventory, _, trouble = s.current(); trouble != nil {
-		f.Trouble = problem.As(trouble)
-	}
 	if v.User != "" {
 		f.Token = s.door.form(v)
 	}
@@ -90,7 +86,11 @@ func (s *Server) render(w http.ResponseWriter, r *http.Request, status int, name
 	if v, ok := view.(interface{ events() string }); ok {
 		f.Events = v.events()
 	}
-	if !s.door.access.Closed || v.User != "" {
+	if !s.door.access.Closed || v.User != "" { // the login tells strangers nothing of the fleet
+		var trouble error
+		if f.Inventory, _, trouble = s.current(); trouble != nil {
+			f.Trouble = problem.As(trouble)
+		}
 		if open, err := s.o.Store.Incidents(r.Context(), store.IncidentQuery{OpenOnly: true, Limit: 1000}); err == nil {
 			f.Incidents = len(open)
 		}
