@@ -252,11 +252,17 @@ func (s *fleetServer) watch(ctx context.Context, inventory *fleet.Inventory, ser
 	}
 }
 
-// name is what people call the inventory.
+// name is what people call the inventory. The page shows it, so a token in the
+// address of its repository is left out.
 func (s *fleetServer) name() string {
 	name := s.f.file
 	if s.f.git != "" {
-		name = s.f.git + " " + name
+		repository := s.f.git
+		if u, err := url.Parse(repository); err == nil {
+			u.User = nil
+			repository = u.String()
+		}
+		name = repository + " " + name
 	}
 	if s.shard.Count > 1 {
 		name += " (shard " + s.shard.String() + ")"
@@ -395,9 +401,6 @@ func (r *rolling) look() error {
 			return err
 		}
 		for _, wave := range one.Waves {
-			if wave.State != rollout.WaveTaking && wave.State != rollout.WaveSoaking {
-				continue
-			}
 			for _, m := range wave.Members {
 				if m.State == rollout.Taking || m.State == rollout.TakingBack {
 					r.names[m.Name] = fmt.Sprintf("The rollout %s takes it to %s.", one.ID, m.To)

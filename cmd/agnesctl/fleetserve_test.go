@@ -51,6 +51,19 @@ func TestAChangeOfAnyFileOfAnInventoryIsSeen(t *testing.T) {
 	}
 }
 
+func TestThePageNamesARepositoryWithoutItsToken(t *testing.T) {
+	t.Parallel()
+	for git, want := range map[string]string{
+		"":                                    "fleet.yaml",
+		"https://TOKEN@git.example.com/a.git": "https://git.example.com/a.git fleet.yaml",
+		"git@git.example.com:a.git":           "git@git.example.com:a.git fleet.yaml",
+	} {
+		if got := (&fleetServer{f: &fleetFlags{file: "fleet.yaml", git: git}}).name(); got != want {
+			t.Errorf("%q is shown as %q", git, got)
+		}
+	}
+}
+
 func TestARolloutSilencesOnlyWhatItIsAtWorkOn(t *testing.T) {
 	t.Parallel()
 	s, err := store.Open(t.Context(), t.TempDir())
@@ -83,6 +96,12 @@ func TestARolloutSilencesOnlyWhatItIsAtWorkOn(t *testing.T) {
 		if reason, silent := r.silenced(name, now); silent != want {
 			t.Errorf("%s is silenced: %v %s", name, silent, reason)
 		}
+	}
+	one.State, one.Waves[1].State = rollout.Reverting, rollout.WaveFailed // a wave that is taken back
+	save()
+	now = now.Add(lookAtRollouts)
+	if _, silent := r.silenced("back", now); !silent {
+		t.Error("a member that is taken back is told of")
 	}
 	if reason, _ := r.silenced("taking", now); reason != "The rollout r1 takes it to 2026.05.1." {
 		t.Error(reason)
