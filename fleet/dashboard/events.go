@@ -7,7 +7,9 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"math"
 	"net/http"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -49,6 +51,7 @@ type reader struct {
 	cells  map[string]*row
 	counts bool // the summary has changed
 	stale  bool // what the filter selects has changed
+	said   bool // that it is stale
 	reload bool
 	wake   chan struct{}
 }
@@ -95,26 +98,27 @@ func (r *reader) note(was, is *row) {
 		}
 		return
 	}
-	visible := was.looks() != is.looks()
 	if r.table[is.Name] {
 		r.rows[is.Name] = is
 	}
-	if visible {
+	if was.looks() != is.looks() {
 		r.counts = true
 		if r.grid[is.Name] {
 			r.cells[is.Name] = is
 		}
-		if r.filter.matches(is) != r.grid[is.Name] {
-			r.stale = true
-		}
 	}
-	if visible || r.table[is.Name] {
+	r.stale = r.stale || r.filter.matches(is) != r.grid[is.Name]
+	if r.counts || len(r.rows) > 0 || r.stale && !r.said {
 		r.poke()
 	}
 }
 
-// begin notes what a page shows, and what of it has changed since it was made.
+// begin notes what a page shows that was made of the rows up to since. Where more
+// than times and latencies has changed after that, which rows it shows may be
+// others: it has to be made anew.
 func (r *reader) begin(rows []*row, since int64) {
+	r.table, r.grid, r.stale, r.said = map[string]bool{}, map[string]bool{}, false, false
+	r.reload = r.reload || slices.ContainsFunc(rows, func(one *row) bool { return one.turned > since })
 	shown := r.filter.apply(rows)
 	page, _, _ := r.filter.slice(shown)
 	for _, one := range page {
@@ -125,9 +129,6 @@ func (r *reader) begin(rows []*row, since int64) {
 	}
 	for _, one := range shown {
 		r.grid[one.Name] = true
-		if one.seq > since {
-			r.cells[one.Name], r.counts = one, true
-		}
 	}
 }
 
@@ -152,7 +153,7 @@ type told struct {
 func (r *reader) take() (t told, counts bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	t.Stale, t.Reload, counts = r.stale, r.reload, r.counts
+	t.Stale, t.Reload, counts = r.stale && !r.said, r.reload, r.counts
 	if !t.Reload {
 		t.Rows, t.Cells = make(map[string]string, len(r.rows)), make(map[string]string, len(r.cells))
 		for name, row := range r.rows {
@@ -164,7 +165,7 @@ func (r *reader) take() (t told, counts bool) {
 	}
 	clear(r.rows)
 	clear(r.cells)
-	r.counts, r.stale, r.reload = false, false, false
+	r.counts, r.said, r.reload = false, r.stale, false
 	return t, counts
 }
 
@@ -180,12 +181,7 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), streamLasts)
 	defer cancel()
-	w.Header().Set("Content-Type", "text/event-stream")
-	w.Header().Set("X-Accel-Buffering", "no") // nginx would keep it back
 	out := &stream{w: w, c: http.NewResponseController(w)}
-	if out.send(fmt.Sprintf("retry: %d\n\n", retryAfterMS)) != nil {
-		return
-	}
 	q := r.URL.Query()
 	switch {
 	case q.Has("rollout") || q.Has("rollouts") || q.Has("incidents"):
@@ -199,6 +195,13 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 type stream struct {
 	w http.ResponseWriter
 	c *http.ResponseController
+}
+
+// begin lets the browser know that it is told of what happens from now on.
+func (o *stream) begin() error {
+	o.w.Header().Set("Content-Type", "text/event-stream")
+	o.w.Header().Set("X-Accel-Buffering", "no") // nginx would keep it back
+	return o.send(fmt.Sprintf("retry: %d\n\n", retryAfterMS))
 }
 
 func (o *stream) send(text string) error {
@@ -220,7 +223,7 @@ func (o *stream) tell(t told) error {
 func (s *Server) tellOfRows(ctx context.Context, out *stream, r *http.Request) {
 	q := r.URL.Query()
 	me := &reader{
-		filter: parseFilter(q), only: q.Get("i"), table: map[string]bool{}, grid: map[string]bool{},
+		filter: parseFilter(q), only: q.Get("i"),
 		rows: map[string]*row{}, cells: map[string]*row{}, wake: make(chan struct{}, 1),
 	}
 	// What changed between the page and its stream is told at once.
@@ -236,6 +239,9 @@ func (s *Server) tellOfRows(ctx context.Context, out *stream, r *http.Request) {
 	}
 	me.mu.Unlock()
 	me.poke()
+	if out.begin() != nil {
+		return
+	}
 	alive := time.NewTicker(sayAlive)
 	defer alive.Stop()
 	for {
@@ -248,6 +254,11 @@ func (s *Server) tellOfRows(ctx context.Context, out *stream, r *http.Request) {
 			}
 		case <-me.wake:
 			t, counts := me.take()
+			if t.Reload && me.only == "" { // from here on it shows the rows of now
+				me.mu.Lock()
+				me.begin(s.model.all(), math.MaxInt64)
+				me.mu.Unlock()
+			}
 			if counts && !t.Reload {
 				t.Summary = s.summary(me.filter)
 			}
@@ -278,6 +289,9 @@ func (s *Server) summary(f filter) string {
 // tellOfStore tells a page to look again when what it shows was changed in the
 // store, by whichever process.
 func (s *Server) tellOfStore(ctx context.Context, out *stream, id string, incidents bool, have string) {
+	if out.begin() != nil {
+		return
+	}
 	look := time.NewTicker(lookAtStore)
 	defer look.Stop()
 	quiet := 0

@@ -2,6 +2,7 @@ package dashboard
 
 import (
 	"bufio"
+	"context"
 	"encoding/json"
 	"fmt"
 	"net"
@@ -107,8 +108,64 @@ func TestAPageIsToldWhatItMissedBeforeItListened(t *testing.T) {
 	witness := g.listen(t, g.eventsOf(t, "/i/bolt"))
 	g.see(r)
 	next(t, witness) // it was taken in
-	if news := next(t, g.listen(t, before)); !strings.Contains(news.Rows["bolt"], "2026.04.4") || len(news.Rows) != 1 {
+	if news := next(t, g.listen(t, before)); !news.Reload {
 		t.Errorf("%+v", news)
+	}
+}
+
+func TestAPageThatComesBackIsToldThatWhatItShowsHasRecovered(t *testing.T) {
+	t.Parallel()
+	bad := healthy("bolt", "2026.04.3")
+	bad.Health = fleet.Unhealthy
+	g := newRig(t, Access{}, healthy("acme", "2026.04.3"), bad)
+	before, witness := g.eventsOf(t, "/?state=unhealthy"), g.listen(t, g.eventsOf(t, "/i/bolt"))
+	g.see(healthy("bolt", "2026.04.3")) // the filter does not select it any more
+	next(t, witness)
+	if news := next(t, g.listen(t, before)); !news.Reload {
+		t.Errorf("%+v", news)
+	}
+	// A latency alone is no reason to make the page anew.
+	before = g.eventsOf(t, "/?state=healthy")
+	slow := healthy("bolt", "2026.04.3")
+	slow.Timing.Total = time.Second
+	g.see(slow)
+	next(t, witness)
+	if news := next(t, g.listen(t, before)); news.Reload || !strings.Contains(news.Rows["bolt"], "1000 ms") {
+		t.Errorf("%+v", news)
+	}
+}
+
+func TestAnInstanceThatJoinsTheInventoryComesAliveOnAnOpenPage(t *testing.T) {
+	t.Parallel()
+	g := newRig(t, Access{}, healthy("acme", "2026.04.3"))
+	open := g.listen(t, g.eventsOf(t, "/"))
+	joined := g.in[0]
+	joined.Name, joined.URL = "bolt", "https://bolt.example.com"
+	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
+	done := g.follow(ctx, []fleet.Instance{g.in[0], joined})
+	defer func() { cancel(); <-done }()
+	if news := next(t, open); !news.Reload {
+		t.Fatalf("%+v", news)
+	}
+	was, is := g.server.model.update(fleet.InstanceStatus{Name: "bolt", Status: fleet.Healthy, Version: "2026.04.3"}, g.seen)
+	g.server.hub.changed(was, is)
+	if news := next(t, open); !strings.Contains(news.Rows["bolt"], "2026.04.3") || !strings.Contains(news.Cells["bolt"], "healthy") || news.Stale {
+		t.Errorf("%+v", news)
+	}
+}
+
+func TestWarningsAreCountedOnAnOpenPage(t *testing.T) {
+	t.Parallel()
+	g := newRig(t, Access{}, healthy("acme", "2026.04.3"))
+	all, warned, disk := g.listen(t, g.eventsOf(t, "/")), g.listen(t, g.eventsOf(t, "/?warn=1")), g.listen(t, g.eventsOf(t, "/?q=disk"))
+	r := healthy("acme", "2026.04.3")
+	r.Warnings = []string{"The disk has 4% left."}
+	g.see(r)
+	if news := next(t, all); !strings.Contains(news.Summary, `<span class="n">1</span><span class="what"><span class="glyph" aria-hidden="true">!</span>warn`) {
+		t.Errorf("%+v", news)
+	}
+	if !next(t, warned).Stale || !next(t, disk).Stale {
+		t.Error("a page is not told that it selects another instance")
 	}
 }
 

@@ -159,9 +159,11 @@ func cellSize(n int) string {
 const maxLabels = 12
 
 func (s *Server) overview(w http.ResponseWriter, r *http.Request) {
-	seq := s.model.seq.Load()
 	rows := s.model.all()
-	v := overviewView{Filter: parseFilter(r.URL.Query()), All: count(rows), Empty: len(rows) == 0, GroupBy: groupings(rows), seq: seq}
+	v := overviewView{Filter: parseFilter(r.URL.Query()), All: count(rows), Empty: len(rows) == 0, GroupBy: groupings(rows)}
+	for _, one := range rows {
+		v.seq = max(v.seq, one.seq)
+	}
 	if !slices.Contains(v.GroupBy, v.Filter.Group) {
 		v.Filter.Group = ""
 	}

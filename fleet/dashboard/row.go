@@ -41,6 +41,7 @@ type row struct {
 	result  fleet.Result
 	record  fleet.Record
 	seq     int64           // greater than that of every row made before
+	turned  int64           // seq of the first row that looked like this one and is found like it
 	version release.Version // zero where it is none
 	search  string          // what free text is looked for in
 	html    func() template.HTML
@@ -67,6 +68,7 @@ func (m *model) newRow(in fleet.Instance, line fleet.InstanceStatus, result flee
 		InstanceStatus: line, State: string(line.Status), Standing: record.Standing, Since: record.Since,
 		Timing: result.Timing, In: in, Labels: in.LabelSet(), result: result, record: record, seq: m.seq.Add(1),
 	}
+	r.turned = r.seq
 	if line.SelfTrouble || line.Status == "" {
 		r.State = stateUnknown
 	}
@@ -124,9 +126,9 @@ func (r *row) More() int {
 	return max(0, len(r.Warnings)-1)
 }
 
-// looks is what a cell of the grid shows.
+// looks is what a cell of the grid shows, and what is counted.
 func (r *row) looks() string {
-	return fmt.Sprint(r.State, r.Drifts(), r.Version, r.Deprecated)
+	return fmt.Sprint(r.State, r.Drifts(), r.Version, r.Deprecated, len(r.Warnings) > 0)
 }
 
 // counts are what is said of many rows.
@@ -275,6 +277,9 @@ func (m *model) update(line fleet.InstanceStatus, live Live) (was, is *row) {
 	}
 	result, record, _ := live.Result(line.Name)
 	is = m.newRow(was.In, line, result, record)
+	if is.looks() == was.looks() && is.search == was.search {
+		is.turned = was.turned
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	i, there := m.index[line.Name]
