@@ -76,6 +76,7 @@ type Server struct {
 	hub      *hub
 	registry *prometheus.Registry
 	streams  chan struct{} // one element for each open stream
+	newsroom newsroom
 
 	mu        sync.RWMutex
 	inventory Inventory
@@ -91,7 +92,7 @@ const maxStreams = 256
 func New(o Options) (*Server, error) {
 	o.Title = cmp.Or(o.Title, "Agnes fleet")
 	s := &Server{o: o, log: o.Log, hub: newHub(), ended: map[string]rollout.Rollout{}, streams: make(chan struct{}, maxStreams)}
-	s.model = newModel(s.draw)
+	s.model = newModel(func(r *row) template.HTML { return s.draw("row", r) })
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}

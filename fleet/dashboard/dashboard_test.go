@@ -454,6 +454,18 @@ func TestThePageGoesOnWithoutItsStore(t *testing.T) {
 	}
 }
 
+func TestAFleetThatIsNotAskedYetIsNoTroubleOfThisMachine(t *testing.T) {
+	t.Parallel()
+	troubled := fleet.Result{Name: "bolt", Health: fleet.Unreachable, SelfTrouble: true}
+	for want, bolt := range map[bool]fleet.Result{true: troubled, false: {Name: "bolt"}} {
+		g := newRig(t, Access{}, fleet.Result{Name: "acme"}, bolt)
+		_, body := g.get(t, "/")
+		if strings.Contains(body, "1 instance could not be asked because") != want || strings.Contains(body, "2 instances could") || !strings.Contains(body, "It was not asked yet.") {
+			t.Errorf("trouble: %v: %s", want, body)
+		}
+	}
+}
+
 func TestAnEmptyFleetSaysHowToBegin(t *testing.T) {
 	t.Parallel()
 	g := newRig(t, Access{})

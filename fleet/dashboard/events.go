@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"math"
 	"net/http"
+	"net/url"
 	"slices"
 	"strconv"
 	"sync"
@@ -24,7 +25,7 @@ const (
 	sayAlive     = 20 * time.Second
 	writeLimit   = 10 * time.Second // a browser that does not read for so long is let go
 	streamLasts  = 30 * time.Minute // then the browser asks again, with a session that may have ended
-	lookAtStore  = time.Second      // rollouts are written by another process
+	lookAtStore  = time.Second      // which other processes write, too
 	retryAfterMS = 2000
 
 	maxIncidents = 300
@@ -145,6 +146,7 @@ type told struct {
 	Rows    map[string]string `json:"rows,omitempty"`
 	Cells   map[string]string `json:"cells,omitempty"`
 	Summary string            `json:"summary,omitempty"`
+	News    *news             `json:"news,omitempty"`
 	Stale   bool              `json:"stale,omitempty"`
 	Reload  bool              `json:"reload,omitempty"`
 }
@@ -185,7 +187,7 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 	q := r.URL.Query()
 	switch {
 	case q.Has("rollout") || q.Has("rollouts") || q.Has("incidents"):
-		s.tellOfStore(ctx, out, q.Get("rollout"), q.Has("incidents"), q.Get("have"))
+		s.tellOfStore(ctx, out, q)
 	default:
 		s.tellOfRows(ctx, out, r)
 	}
@@ -242,14 +244,21 @@ func (s *Server) tellOfRows(ctx context.Context, out *stream, r *http.Request) {
 	if out.begin() != nil {
 		return
 	}
-	alive := time.NewTicker(sayAlive)
+	alive, look := time.NewTicker(sayAlive), time.NewTicker(lookAtStore)
 	defer alive.Stop()
+	defer look.Stop()
+	have := q.Get("news")
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-alive.C:
 			if out.send(": alive\n\n") != nil {
+				return
+			}
+		case <-look.C:
+			var err error
+			if have, err = s.tellNews(ctx, out, have); err != nil {
 				return
 			}
 		case <-me.wake:
@@ -288,7 +297,8 @@ func (s *Server) summary(f filter) string {
 
 // tellOfStore tells a page to look again when what it shows was changed in the
 // store, by whichever process.
-func (s *Server) tellOfStore(ctx context.Context, out *stream, id string, incidents bool, have string) {
+func (s *Server) tellOfStore(ctx context.Context, out *stream, q url.Values) {
+	id, incidents, have, news := q.Get("rollout"), q.Has("incidents"), q.Get("have"), q.Get("news")
 	if out.begin() != nil {
 		return
 	}
@@ -317,6 +327,9 @@ func (s *Server) tellOfStore(ctx context.Context, out *stream, id string, incide
 			quiet = 0
 		}
 		have = is
+		if news, err = s.tellNews(ctx, out, news); err != nil {
+			return
+		}
 		select {
 		case <-ctx.Done():
 			return

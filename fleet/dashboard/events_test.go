@@ -14,6 +14,8 @@ import (
 
 	"github.com/keboola/agnes-the-ai-analyst/fleet"
 	"github.com/keboola/agnes-the-ai-analyst/fleet/rollout"
+	"github.com/keboola/agnes-the-ai-analyst/fleet/store"
+	"github.com/keboola/agnes-the-ai-analyst/internal/problem"
 )
 
 // listen opens a page's stream and returns what it is told.
@@ -47,6 +49,21 @@ func (g *rig) listen(t *testing.T, path string) <-chan told {
 		}
 	}()
 	return news
+}
+
+// nextNews is what is told next of everything but rows.
+func nextNews(t *testing.T, stream <-chan told) news {
+	t.Helper()
+	for {
+		select {
+		case one := <-stream:
+			if one.News != nil {
+				return *one.News
+			}
+		case <-time.After(20 * time.Second):
+			t.Fatal("no news were told")
+		}
+	}
 }
 
 func next(t *testing.T, news <-chan told) told {
@@ -222,6 +239,40 @@ func TestARolloutsPageIsToldOfEachStep(t *testing.T) {
 	g.roll(t, run)
 	if !next(t, one).Reload || !next(t, list).Reload {
 		t.Error("nobody was told")
+	}
+}
+
+func TestIncidentsRolloutsAndFaultsAppearOnOpenPages(t *testing.T) {
+	t.Parallel()
+	g := newRig(t, Access{}, healthy("acme", "2026.04.3"))
+	pages := map[string]<-chan told{}
+	for _, path := range []string{"/", "/i/acme", "/incidents", "/rollouts"} {
+		pages[path] = g.listen(t, g.eventsOf(t, path))
+	}
+	opened := store.Incident{ID: "1", Name: "acme", Kind: "unreachable", Opened: time.Now(), Summary: "It is silent."}
+	if err := g.store.Remember(t.Context(), store.Batch{Opened: []store.Opening{{Incident: opened}}}); err != nil {
+		t.Fatal(err)
+	}
+	for path, stream := range pages {
+		if n := nextNews(t, stream); !strings.Contains(string(n.Now), "It is silent.") || !strings.Contains(string(n.Open), ">1<") || n.Self != "" || n.Trouble != "" {
+			t.Errorf("%s: %+v", path, n)
+		}
+	}
+	before := g.eventsOf(t, "/")
+	g.roll(t, rollout.Rollout{ID: "r1", Tag: "stable-2026.05.1", State: rollout.Running})
+	g.server.Report(problem.New(problem.Usage, "fleet.yaml:3:1: expected an instance.", "Mend it."))
+	for path, stream := range map[string]<-chan told{"/": pages["/"], "a page that comes back": g.listen(t, before)} {
+		n := nextNews(t, stream)
+		for !strings.Contains(string(n.Trouble), "fleet.yaml:3:1") {
+			n = nextNews(t, stream)
+		}
+		if !strings.Contains(string(n.Now), "stable-2026.05.1") {
+			t.Errorf("%s: %+v", path, n)
+		}
+	}
+	g.server.Report(nil)
+	if n := nextNews(t, pages["/"]); n.Trouble != "" {
+		t.Errorf("%+v", n)
 	}
 }
 

@@ -11,7 +11,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
-	"github.com/keboola/agnes-the-ai-analyst/fleet/store"
 	"github.com/keboola/agnes-the-ai-analyst/release"
 )
 
@@ -130,12 +129,12 @@ func (c *fleetCollector) Collect(out chan<- prometheus.Metric) {
 	gauge(c.overdue, overdue(rows, time.Now()).Seconds())
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
-	open, err := c.s.o.Store.Incidents(ctx, store.IncidentQuery{OpenOnly: true, Limit: 1 << 20})
+	open, err := c.s.o.Store.OpenIncidents(ctx)
 	if err != nil {
-		out <- prometheus.NewInvalidMetric(c.incidents, fmt.Errorf("read the open incidents: %w", err))
+		out <- prometheus.NewInvalidMetric(c.incidents, err)
 		return
 	}
-	gauge(c.incidents, float64(len(open)))
+	gauge(c.incidents, float64(open))
 }
 
 // overdue is how much longer than its interval, and a tenth of it for the jitter,

@@ -3,7 +3,6 @@ package dashboard
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"html/template"
 	"net/http"
@@ -25,15 +24,12 @@ type frame struct {
 	User        string
 	Proxy       bool
 	CanSignIn   bool
-	Orders      bool // somebody could give orders
 	Token       string
 	CSS, JS     string
 	Icon        string
 	Events      string // address of the page's changes; empty for a page without
 	Inventory   Inventory
-	Trouble     *problem.Error
-	Incidents   int // open ones
-	Now         time.Time
+	News        news
 	View        any
 }
 
@@ -56,23 +52,13 @@ func (s *Server) loadTemplates() (map[string]*template.Template, error) {
 	return all, nil
 }
 
-// draw makes a part of a row; a template that fails is a fault of this program.
-func (s *Server) draw(part string, r *row) template.HTML {
-	var b bytes.Buffer
-	if err := s.pages[""].ExecuteTemplate(&b, part, r); err != nil {
-		s.log.Error("a row cannot be drawn", "name", r.Name, "error", err)
-		return ""
-	}
-	return template.HTML(b.String()) //nolint:gosec // what html/template has written
-}
-
 // render answers with a page.
 func (s *Server) render(w http.ResponseWriter, r *http.Request, status int, name, title string, view any) {
 	v := visitorOf(r)
 	f := frame{
-		Title: title, Site: s.o.Title, At: name, Path: r.URL.RequestURI(), User: v.User, Proxy: v.Proxy, CanSignIn: s.door.forms(), Orders: s.door.access.Orders(),
+		Title: title, Site: s.o.Title, At: name, Path: r.URL.RequestURI(), User: v.User, Proxy: v.Proxy, CanSignIn: s.door.forms(),
 		CSS: "/assets/" + s.assets["app.css"].name, JS: "/assets/" + s.assets["app.js"].name, Icon: "/assets/" + s.assets["icon.svg"].name,
-		Now: time.Now(), View: view,
+		View: view,
 	}
 	if v.User != "" {
 		f.Token = s.door.form(v)
@@ -83,17 +69,12 @@ func (s *Server) render(w http.ResponseWriter, r *http.Request, status int, name
 	if c, err := r.Cookie("theme"); err == nil && (c.Value == "dark" || c.Value == "light") {
 		f.Theme = c.Value
 	}
-	if v, ok := view.(interface{ events() string }); ok {
-		f.Events = v.events()
-	}
 	if !s.door.access.Closed || v.User != "" { // the login tells strangers nothing of the fleet
-		var trouble error
-		if f.Inventory, _, trouble = s.current(); trouble != nil {
-			f.Trouble = problem.As(trouble)
-		}
-		if open, err := s.o.Store.Incidents(r.Context(), store.IncidentQuery{OpenOnly: true, Limit: 1000}); err == nil {
-			f.Incidents = len(open)
-		}
+		f.Inventory, _, _ = s.current()
+		f.News = s.newsNow(r.Context())
+	}
+	if v, ok := view.(interface{ events() string }); ok {
+		f.Events = v.events() + "&news=" + f.News.id
 	}
 	var b bytes.Buffer
 	if err := s.pages[name].ExecuteTemplate(&b, "frame", f); err != nil {
@@ -117,22 +98,18 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 }
 
 type overviewView struct {
-	Filter    filter
-	All       counts
-	Matching  int
-	Groups    []group
-	GroupBy   []string
-	Rows      []*row
-	From, To  int
-	Pages     []int
-	Last      int
-	Incidents []store.Incident
-	Rollouts  []rollout.Rollout // that run
-	Empty     bool
-	Size      string         // of the grid's cells
-	Forgets   string         // why the monitor cannot write what it learns
-	Trouble   *problem.Error // what is remembered cannot be read
-	seq       int64
+	Filter   filter
+	All      counts
+	Matching int
+	Groups   []group
+	GroupBy  []string
+	Rows     []*row
+	From, To int
+	Pages    []int
+	Last     int
+	Empty    bool
+	Size     string // of the grid's cells
+	seq      int64  // of the newest row
 }
 
 // events is the address of what changes on the page after it was made.
@@ -180,40 +157,11 @@ func (s *Server) overview(w http.ResponseWriter, r *http.Request) {
 			v.Pages = append(v.Pages, 0)
 		}
 	}
-	if _, live, _ := s.current(); live != nil {
-		v.Forgets = live.Condition().Store
-	}
-	if err := s.addRecords(r.Context(), &v); err != nil { // what is seen now is shown all the same
-		s.log.Error("what is remembered cannot be read", "error", err)
-		v.Trouble = unreadable(err)
-	}
 	status := http.StatusOK
 	if v.Filter.Wrong != nil {
 		status = http.StatusBadRequest
 	}
 	s.render(w, r, status, "overview", "Overview", v)
-}
-
-// unreadable says that the store cannot be read, in its own words where it has some.
-func unreadable(err error) *problem.Error {
-	if e, ok := errors.AsType[*problem.Error](err); ok {
-		return e
-	}
-	return problem.Wrap(err, problem.Internal, "What is remembered of the fleet cannot be read.", "Look at the folder of --state; the log says why.")
-}
-
-// addRecords adds what the store knows.
-func (s *Server) addRecords(ctx context.Context, v *overviewView) (err error) {
-	if v.Incidents, err = s.o.Store.Incidents(ctx, store.IncidentQuery{OpenOnly: true, Limit: 6}); err != nil {
-		return err
-	}
-	rollouts, err := s.lately(ctx, 5)
-	for _, one := range rollouts {
-		if running(one) {
-			v.Rollouts = append(v.Rollouts, one)
-		}
-	}
-	return err
 }
 
 // slice returns the rows of the filter's page in order, what is before them, and

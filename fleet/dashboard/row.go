@@ -83,7 +83,7 @@ func (m *model) newRow(in fleet.Instance, line fleet.InstanceStatus, result flee
 		b.WriteString(strings.ToLower(key+"="+value) + "\x00")
 	}
 	r.search = b.String()
-	r.html = sync.OnceValue(func() template.HTML { return m.draw("row", r) })
+	r.html = sync.OnceValue(func() template.HTML { return m.draw(r) })
 	r.cell = sync.OnceValue(func() template.HTML { return drawCell(r) })
 	return r
 }
@@ -208,7 +208,7 @@ func compareVersions(a, b string) int {
 
 // model holds the rows.
 type model struct {
-	draw func(part string, r *row) template.HTML
+	draw func(*row) template.HTML
 	seq  atomic.Int64 // of the newest row; begins with the time, so that it grows over restarts too
 
 	mu    sync.RWMutex
@@ -216,7 +216,7 @@ type model struct {
 	index map[string]int
 }
 
-func newModel(draw func(string, *row) template.HTML) *model {
+func newModel(draw func(*row) template.HTML) *model {
 	m := &model{draw: draw, index: map[string]int{}}
 	m.seq.Store(time.Now().UnixMicro())
 	return m
@@ -253,9 +253,9 @@ func (m *model) replace(instances []fleet.Instance, live Live) {
 			result, record = was.result, was.record
 			lines[in.Name] = fleet.NewStatus(time.Now(), []fleet.Instance{in}, []fleet.Result{result}).Instances[0]
 		}
-		line, there := lines[in.Name]
-		if !there {
-			line = fleet.InstanceStatus{Name: in.Name}
+		line := lines[in.Name]
+		if result.At.IsZero() { // nobody has asked it; that is no trouble yet
+			line = fleet.InstanceStatus{Name: in.Name, Error: "It was not asked yet.", DriftReason: line.DriftReason}
 		}
 		line.URL, line.Wanted = in.URL, in.Wanted()
 		rows = append(rows, m.newRow(in, line, result, record))

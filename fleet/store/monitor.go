@@ -335,6 +335,15 @@ func (s *Store) Incidents(ctx context.Context, q IncidentQuery) ([]Incident, err
 	}, "SELECT "+incidentColumns+" FROM incident i WHERE "+where+" ORDER BY i.opened DESC, i.id LIMIT ?", append(args, orHundred(q.Limit))...)
 }
 
+// OpenIncidents returns how many incidents are open.
+func (s *Store) OpenIncidents(ctx context.Context) (n int, err error) {
+	err = s.db.QueryRowContext(ctx, "SELECT COUNT(*) FROM incident WHERE closed IS NULL").Scan(&n)
+	if err != nil {
+		err = fmt.Errorf("count the open incidents: %w", unusable(err, s.path))
+	}
+	return n, err
+}
+
 // Latency returns the hours of an instance since a moment, oldest first.
 func (s *Store) Latency(ctx context.Context, name string, since time.Time) ([]LatencyHour, error) {
 	var first, last sql.NullInt64

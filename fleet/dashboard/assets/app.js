@@ -50,14 +50,22 @@
     asking = new AbortController();
     const answer = await fetch(url, { signal: asking.signal, headers: { Accept: 'text/html' } });
     if (answer.redirected && new URL(answer.url).pathname === '/login') { location.reload(); return null; }
+    if (!answer.ok && answer.status !== 400 && answer.status !== 404) throw new Error(`the page answers ${answer.status}`);
     return new DOMParser().parseFromString(await answer.text(), 'text/html');
   };
+  const parts = ['trouble', 'open', 'summary', 'self', 'now', 'result', 'instance', 'rollouts', 'rollout', 'incidents'];
   const look = async () => {
-    const fresh = await fetchPage(location.href).catch(() => null);
-    if (!fresh) return;
-    for (const id of ['summary', 'self', 'now', 'result', 'instance', 'rollouts', 'rollout', 'incidents']) put(id, fresh, true);
-    document.body.dataset.events = fresh.body.dataset.events || '';
-    count();
+    try {
+      const fresh = await fetchPage(location.href);
+      if (!fresh) return;
+      // An instance that is gone, the first one of a fleet: it is another page.
+      if (parts.some((id) => !$(id) !== !fresh.getElementById(id))) { location.reload(); return; }
+      for (const id of parts) put(id, fresh, true);
+      document.body.dataset.events = fresh.body.dataset.events || '';
+      count();
+    } catch (e) {
+      if (e.name !== 'AbortError') later();
+    }
   };
 
   // Changes.
@@ -97,11 +105,26 @@
     if (news.reload) { look(); return; }
     for (const [name, html] of Object.entries(news.rows || {})) exchange(`r-${name}`, html);
     for (const [name, html] of Object.entries(news.cells || {})) exchange(`c-${name}`, html);
-    if (news.summary && $('summary')) $('summary').replaceChildren(parse(news.summary));
+    const beside = { ...news.news };
+    if (news.summary) beside.summary = news.summary;
+    for (const [id, html] of Object.entries(beside)) $(id)?.replaceChildren(parse(html));
     if (news.stale && $('stale')) $('stale').hidden = false;
     count();
   };
+  let waiting = 0;
+  const lost = () => {
+    live.className = 'live lost';
+    live.textContent = 'reconnecting';
+  };
+  const later = () => { // no answer, or none of this page
+    source?.close();
+    lost();
+    clearTimeout(waiting);
+    waiting = setTimeout(() => { listen(); look(); }, 15000);
+  };
+  // What has changed since the page was made is told at once.
   const listen = () => {
+    clearTimeout(waiting);
     source?.close();
     source = null;
     const url = document.body.dataset.events;
@@ -110,9 +133,8 @@
     live.hidden = false;
     source.onopen = () => { live.className = 'live'; live.textContent = 'live'; };
     source.onerror = () => {
-      live.className = 'live lost';
-      live.textContent = 'reconnecting';
-      if (source?.readyState === EventSource.CLOSED) setTimeout(() => { look().then(listen); }, 15000);
+      lost();
+      if (source?.readyState === EventSource.CLOSED) later();
     };
     source.onmessage = tell;
   };
@@ -120,7 +142,7 @@
   // A hidden page is not told; it catches up when it is looked at.
   document.addEventListener('visibilitychange', listen);
   addEventListener('pagehide', () => source?.close());
-  addEventListener('pageshow', (e) => { if (e.persisted) look().then(listen); });
+  addEventListener('pageshow', (e) => { if (e.persisted) listen(); });
 
   // The filter, while one types.
   const filter = $('filter');
