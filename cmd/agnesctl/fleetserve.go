@@ -65,13 +65,16 @@ A changed inventory is taken by itself, and on SIGHUP. One with faults is not ta
 the page and the log say what is wrong, and the last good one goes on.
 
 Everybody who reaches the page may read it, so it listens on this machine alone
-until there are logins. To pause or abort a rollout always needs a login:
+until there are logins. Where others reach it, by --addr or through a proxy by
+--public-url, reading needs a login, too, unless --login-to-read=false. To pause or
+abort a rollout always needs a login:
   --auth-file    names and passwords (agnesctl fleet passwd makes the file)
   --auth-once    prints a password that opens one session
   --auth-header  a reverse proxy signs people in and names them in this header;
-                 it counts from --trusted-proxy alone`,
+                 it counts from --trusted-proxy alone
+Behind a proxy, --trusted-proxy is also who says which address a login is tried from.`,
 		Example: `  agnesctl fleet serve -f fleet.yaml
-  agnesctl fleet serve --auth-file logins --addr 0.0.0.0:8800 --public-url https://fleet.acme.com
+  agnesctl fleet serve --auth-file logins --public-url https://fleet.acme.com --trusted-proxy 127.0.0.1
   agnesctl fleet serve --auth-header X-Forwarded-User --trusted-proxy 127.0.0.1/32
   agnesctl fleet serve --shard 2/5 --state /var/lib/agnes-fleet`,
 		Args: cobra.NoArgs,
@@ -84,8 +87,8 @@ until there are logins. To pause or abort a rollout always needs a login:
 	f.StringVar(&s.authFile, "auth-file", "", "file of logins, NAME:BCRYPT, as agnesctl fleet passwd and htpasswd -B write it")
 	f.BoolVar(&s.once, "auth-once", false, "print a password that opens one session")
 	f.StringVar(&s.header, "auth-header", "", "header in which a reverse proxy names the user that it has signed in, such as X-Forwarded-User")
-	f.StringSliceVar(&s.proxies, "trusted-proxy", nil, "addresses of that proxy, such as 10.0.0.0/8")
-	f.BoolVar(&s.closed, "login-to-read", false, "reading needs a login, too (default: yes where --addr is not of this machine alone)")
+	f.StringSliceVar(&s.proxies, "trusted-proxy", nil, "addresses of the reverse proxy, such as 10.0.0.0/8: its X-Forwarded-For and -Proto count, and --auth-header")
+	f.BoolVar(&s.closed, "login-to-read", false, "reading needs a login, too (default: yes where --addr or --public-url is not of this machine alone)")
 	f.DurationVar(&s.interval, "interval", 0, "time between two probes of every instance, in place of the inventory's")
 	f.DurationVar(&s.refresh, "refresh", time.Minute, "how often an inventory of --git is read again")
 	f.StringVar(&s.shardText, "shard", "", "watch a part of the fleet alone, I/N: the rest is other pollers'; each has a --state of its own")
@@ -119,24 +122,27 @@ func (s *fleetServer) access() (dashboard.Access, error) {
 		}
 		a.Trusted = append(a.Trusted, prefix)
 	}
+	public := "localhost"
 	if s.publicURL != "" {
 		u, err := url.Parse(s.publicURL)
 		if err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http" || strings.Trim(u.Path, "/") != "" {
 			return a, cli.UsageError("--public-url is %q; expected https://HOST without a path.", s.publicURL)
 		}
-		a.Hosts = []string{u.Hostname()}
+		a.Hosts, a.Secure = []string{u.Hostname()}, u.Scheme == "https"
+		public = u.Hostname()
 	}
-	if host != "localhost" && !net.ParseIP(host).IsLoopback() {
-		if !a.Orders() {
-			return a, problem.New(problem.Refused, fmt.Sprintf("Expected logins for a page that other machines reach (--addr %s), found none.", s.addr),
-				"Make one: agnesctl fleet passwd NAME --auth-file logins; then add --auth-file logins. Or stay on 127.0.0.1, and look through SSH: ssh -L 8800:127.0.0.1:8800 THIS-MACHINE")
-		}
-		if !s.closedSaid {
-			a.Closed = true
-		}
+	if !onlyHere(host) && !a.Orders() {
+		return a, problem.New(problem.Refused, fmt.Sprintf("Expected logins for a page that other machines reach (--addr %s), found none.", s.addr),
+			"Make one: agnesctl fleet passwd NAME --auth-file logins; then add --auth-file logins. Or stay on 127.0.0.1, and look through SSH: ssh -L 8800:127.0.0.1:8800 THIS-MACHINE")
+	}
+	if !s.closedSaid {
+		a.Closed = !onlyHere(host) || !onlyHere(public)
 	}
 	return a, nil
 }
+
+// onlyHere reports whether a name is of this machine and no other one reaches it.
+func onlyHere(host string) bool { return host == "localhost" || net.ParseIP(host).IsLoopback() }
 
 func (s *fleetServer) run(ctx context.Context) error {
 	level := slog.LevelInfo

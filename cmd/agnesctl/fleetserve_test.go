@@ -5,12 +5,14 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/keboola/agnes-the-ai-analyst/fleet"
 	"github.com/keboola/agnes-the-ai-analyst/fleet/rollout"
 	"github.com/keboola/agnes-the-ai-analyst/fleet/store"
+	"github.com/keboola/agnes-the-ai-analyst/internal/problem"
 )
 
 func TestAChangeOfAnyFileOfAnInventoryIsSeen(t *testing.T) {
@@ -48,6 +50,40 @@ func TestAChangeOfAnyFileOfAnInventoryIsSeen(t *testing.T) {
 	}
 	if stampOf(inventory.Files) != last {
 		t.Error("a change was seen where there was none")
+	}
+}
+
+func TestReadingNeedsALoginWhereOthersReachThePage(t *testing.T) {
+	t.Parallel()
+	const here, public = "127.0.0.1:8800", "https://fleet.acme.com"
+	for _, tt := range []struct {
+		s      fleetServer
+		closed bool
+	}{
+		{fleetServer{addr: here}, false},
+		{fleetServer{addr: here, authFile: "logins"}, false},
+		{fleetServer{addr: here, authFile: "logins", publicURL: "http://localhost:8800"}, false},
+		{fleetServer{addr: here, authFile: "logins", publicURL: public}, true},
+		{fleetServer{addr: "0.0.0.0:8800", authFile: "logins"}, true},
+		{fleetServer{addr: here, authFile: "logins", publicURL: public, closedSaid: true}, false},
+		{fleetServer{addr: here, closed: true, closedSaid: true, authFile: "logins"}, true},
+	} {
+		a, err := tt.s.access()
+		if err != nil || a.Closed != tt.closed || a.Secure != (tt.s.publicURL == public) {
+			t.Errorf("%+v: %+v %v", tt.s, a, err)
+		}
+	}
+	for _, s := range []fleetServer{{addr: "0.0.0.0:8800"}, {addr: "0.0.0.0:8800", closedSaid: true}} {
+		if _, err := s.access(); !problem.Is(err, problem.Refused) {
+			t.Errorf("%+v: %v", s, err)
+		}
+	}
+	a, err := (&fleetServer{addr: here, publicURL: public}).access()
+	if err == nil {
+		err = a.Check()
+	}
+	if !problem.Is(err, problem.Usage) || !strings.Contains(problem.As(err).Hint, "--login-to-read=false") {
+		t.Errorf("a public page without logins: %v", err)
 	}
 }
 

@@ -39,10 +39,11 @@ type Access struct {
 	// reads it on the terminal. It opens one session.
 	Once redact.Secret
 
-	// Header names the user that a reverse proxy has signed in. It counts from
-	// addresses of Trusted alone.
-	Header  string
+	// Trusted are the addresses of reverse proxies: they say whom a request comes from.
 	Trusted []netip.Prefix
+
+	// Header names the user that such a proxy has signed in.
+	Header string
 
 	// Closed means that reading needs a login, too.
 	Closed bool
@@ -50,6 +51,9 @@ type Access struct {
 	// Hosts are names by which the page is reached beside localhost and addresses:
 	// a page of another site must not get here through a name of its own.
 	Hosts []string
+
+	// Secure means that these names are reached by https alone.
+	Secure bool
 }
 
 // Orders reports whether anybody could sign in.
@@ -308,7 +312,7 @@ func (k *keys) form(v visitor) string {
 
 // basic signs a program in that sends its password with each request. What was
 // found right is remembered, for a hash at each scrape would cost too much.
-func (k *keys) basic(user, password, address string) bool {
+func (k *keys) basic(user, password string, address netip.Addr) bool {
 	stamp, ok := k.stamp(user)
 	if !ok || user == operator {
 		return false
@@ -320,7 +324,7 @@ func (k *keys) basic(user, password, address string) bool {
 	if known && was == stamp {
 		return true
 	}
-	if k.wait("program "+address, time.Now()) > 0 || k.check(user, password) != nil {
+	if k.wait("program "+counted(address), time.Now()) > 0 || k.check(user, password) != nil {
 		return false
 	}
 	k.mu.Lock()
@@ -330,6 +334,15 @@ func (k *keys) basic(user, password, address string) bool {
 	}
 	k.known[key] = stamp
 	return true
+}
+
+// counted is what attempts at a login are counted by: an address, of IPv6 the whole
+// network that a customer has.
+func counted(addr netip.Addr) string {
+	if network, err := addr.Prefix(64); err == nil && addr.Is6() {
+		return network.String()
+	}
+	return addr.String()
 }
 
 // peer returns the address that a request comes from.

@@ -607,6 +607,32 @@ func TestGuessingAPasswordIsSlow(t *testing.T) {
 	}
 }
 
+func TestBehindAProxyOneStrangerLocksNobodyElseOut(t *testing.T) {
+	t.Parallel()
+	g := newRig(t, Access{File: loginFile(t), Trusted: []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")}})
+	try := func(from, password string) int {
+		status, _, _ := g.do(t, http.MethodPost, "/login", url.Values{"user": {"anna"}, "password": {password}}.Encode(), "X-Forwarded-For", from)
+		return status
+	}
+	for i := range 6 { // each from another address of its own network
+		try(fmt.Sprintf("2001:db8:1:2::%d", i), "a guess")
+	}
+	if a, b := try("2001:db8:1:2::9", password), try("2001:db8:1:3::1", password); a != http.StatusTooManyRequests || b != http.StatusSeeOther {
+		t.Errorf("the stranger: %d, anna: %d", a, b)
+	}
+}
+
+func TestASessionCookieIsSecureWhereThePageIsReachedByHTTPS(t *testing.T) {
+	t.Parallel()
+	g := newRig(t, Access{File: loginFile(t), Hosts: []string{"fleet.acme.com"}, Secure: true})
+	for host, want := range map[string]bool{"fleet.acme.com": true, "localhost": false} {
+		_, _, h := g.do(t, http.MethodPost, "/login", url.Values{"user": {"anna"}, "password": {password}}.Encode(), "Host", host)
+		if cookie := h.Get("Set-Cookie"); strings.Contains(cookie, "; Secure") != want || cookie == "" {
+			t.Errorf("%s: %s", host, cookie)
+		}
+	}
+}
+
 func TestAPasswordForOneSessionOpensOne(t *testing.T) {
 	t.Parallel()
 	g := newRig(t, Access{Once: "tiger-tiger"})

@@ -41,12 +41,15 @@ type door struct {
 }
 
 func newDoor(a Access, log *slog.Logger) (*door, error) {
-	if (a.Header == "") != (len(a.Trusted) == 0) {
-		return nil, problem.New(problem.Usage, "Expected the header of a reverse proxy together with the addresses it comes from, found one of both.",
+	if a.Header != "" && len(a.Trusted) == 0 {
+		return nil, problem.New(problem.Usage, "Expected the addresses of the reverse proxy that signs people in, found none.",
 			"Give both: --auth-header X-Forwarded-User --trusted-proxy 127.0.0.1/32")
 	}
+	if len(a.Trusted) > 0 && !a.Orders() {
+		return nil, problem.New(problem.Usage, "A reverse proxy is trusted, but nobody can sign in.", "Give --auth-file FILE, or --auth-header X-Forwarded-User where the proxy signs people in.")
+	}
 	if a.Closed && !a.Orders() {
-		return nil, problem.New(problem.Usage, "Reading needs a login, but nobody can sign in.", "Give --auth-file FILE, or --auth-header with --trusted-proxy.")
+		return nil, problem.New(problem.Usage, "Reading needs a login, but nobody can sign in.", "Give --auth-file FILE, or --auth-header with --trusted-proxy. Or let everybody read who reaches the page: --login-to-read=false")
 	}
 	k, err := newKeys(a)
 	if err != nil {
@@ -104,9 +107,9 @@ func (d *door) reading(next http.Handler) http.Handler {
 	})
 }
 
-// from returns the address that attempts are counted by: behind a trusted proxy
-// the one that it names last.
-func (d *door) from(r *http.Request) string {
+// from returns the address that a request comes from: behind a trusted proxy the one
+// that it names last.
+func (d *door) from(r *http.Request) netip.Addr {
 	addr := peer(r.RemoteAddr)
 	if d.access.trusts(addr) {
 		hops := strings.Split(strings.Join(r.Header.Values("X-Forwarded-For"), ","), ",")
@@ -114,7 +117,7 @@ func (d *door) from(r *http.Request) string {
 			addr = via.Unmap()
 		}
 	}
-	return addr.String()
+	return addr
 }
 
 // forms reports whether the page has a login of its own.
@@ -140,11 +143,7 @@ func (d *door) scraping(next http.Handler) http.Handler {
 // site could otherwise point a name of its own at this machine and read along.
 func (s *Server) onlyOurHost(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		host := r.Host
-		if h, _, err := net.SplitHostPort(host); err == nil {
-			host = h
-		}
-		host = strings.ToLower(strings.Trim(host, "[]"))
+		host := hostOf(r)
 		_, err := netip.ParseAddr(host)
 		if err != nil && host != "localhost" && !slices.Contains(s.door.hosts, host) {
 			http.Error(w, fmt.Sprintf("Expected this page under its own name, found %q.\nStart it with the address that people use: --public-url https://HOST", host), http.StatusBadRequest)
@@ -152,6 +151,15 @@ func (s *Server) onlyOurHost(next http.Handler) http.Handler {
 		}
 		next.ServeHTTP(w, r)
 	})
+}
+
+// hostOf is the name that a request is sent to.
+func hostOf(r *http.Request) string {
+	host := r.Host
+	if h, _, err := net.SplitHostPort(host); err == nil {
+		host = h
+	}
+	return strings.ToLower(strings.Trim(host, "[]"))
 }
 
 func foreignOrigin() error {
@@ -213,7 +221,7 @@ func (s *Server) login(w http.ResponseWriter, r *http.Request) {
 		s.render(w, r, status, "login", "Sign in", view)
 	}
 	address := s.door.from(r)
-	if wait := s.door.wait(address, time.Now()); wait > 0 {
+	if wait := s.door.wait(counted(address), time.Now()); wait > 0 {
 		seconds := int(math.Ceil(wait.Seconds()))
 		w.Header().Set("Retry-After", strconv.Itoa(seconds))
 		s.log.Warn("a login was put off", "address", address)
@@ -254,7 +262,7 @@ func (s *Server) setCookie(w http.ResponseWriter, r *http.Request, name, value s
 	if lasts < 0 {
 		age = -1
 	}
-	secure := r.TLS != nil || s.door.access.trusts(peer(r.RemoteAddr)) && r.Header.Get("X-Forwarded-Proto") == "https"
+	secure := s.door.access.Secure && slices.Contains(s.door.hosts, hostOf(r)) || s.door.access.trusts(peer(r.RemoteAddr)) && r.Header.Get("X-Forwarded-Proto") == "https"
 	http.SetCookie(w, &http.Cookie{ //nolint:gosec // Secure wherever the page is reached by https; on loopback it is not
 		Name: name, Value: value, Path: "/", MaxAge: age, HttpOnly: true, Secure: secure, SameSite: http.SameSiteStrictMode,
 	})
