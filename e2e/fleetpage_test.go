@@ -461,6 +461,62 @@ func TestTheFleetsPageInABrowser(t *testing.T) {
 	}
 }
 
+func TestTheFleetsPageStaysTrueWhileItIsOpen(t *testing.T) {
+	p := serveFleet(t, 3, "sim-00000")
+	b := openBrowser(t)
+	open := func(path string) {
+		t.Helper()
+		b.do(chromedp.Navigate(p.url + path))
+		b.until(`document.querySelector('.live')?.textContent === 'live'`)
+	}
+	set := func(fault sim.Fault) {
+		t.Helper()
+		if err := p.sim.Set(0, sim.State{Fault: fault, Version: "2026.04.7", Channel: "stable"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	open("/")
+	set(sim.SaysUnhealthy)
+	b.until(`document.querySelector('#now')?.textContent.includes('sim-00000')`) // an incident
+	b.until(`/[1-9]/.test(document.querySelector('#open').textContent)`)
+
+	// A tab that was hidden meanwhile.
+	open("/?state=unhealthy")
+	b.until(`document.getElementById('c-sim-00000')`)
+	hide := func(hidden bool) {
+		t.Helper()
+		is[bool](b, fmt.Sprintf(`(() => { Object.defineProperty(document, 'hidden', {configurable: true, get: () => %v}); return document.dispatchEvent(new Event('visibilitychange')); })()`, hidden))
+	}
+	hide(true)
+	set(sim.None)
+	within(t, time.Minute, "the recovery", func() bool { return strings.Contains(p.get(t, "/"), `id="c-sim-00000" class="c healthy`) })
+	if !is[bool](b, `!!document.getElementById('c-sim-00000')`) {
+		t.Fatal("a hidden tab is told")
+	}
+	hide(false)
+	b.until(`!document.getElementById('c-sim-00000')`)
+
+	// The inventory changes.
+	open("/")
+	const added = "  - {name: added, url: \"https://127.0.0.1:1\"}\n"
+	p.edit(t, "instances:\n", "instances:\n"+added)
+	b.until(`document.getElementById('c-added')?.classList.contains('unreachable')`)
+	p.edit(t, added, added+"  - {name: BROKEN}\n")
+	b.until(`document.getElementById('trouble').textContent.includes('cannot be taken')`)
+	p.edit(t, "  - {name: BROKEN}\n", "")
+	b.until(`!document.getElementById('trouble').textContent`)
+	open("/i/added")
+	p.edit(t, added, "")
+	b.until(`document.body.textContent.includes('The inventory has no instance')`)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, fault := range b.faults {
+		if !strings.Contains(fault, "404") { // the page that is gone
+			t.Errorf("the browser says: %s", fault)
+		}
+	}
+}
+
 func TestTheFleetsPageTakesAChangedInventory(t *testing.T) {
 	p := serveFleet(t, 3, "sim-00000")
 	within(t, time.Minute, "the first instance", func() bool { return strings.Contains(p.get(t, "/"), `id="c-sim-00000" class="c healthy`) })
