@@ -551,6 +551,24 @@ func TestAnOrderNeedsALoginAndTheFormOfItsSession(t *testing.T) {
 	}
 }
 
+func TestThePageOffersTheOrdersThatARolloutTakes(t *testing.T) {
+	t.Parallel()
+	for state, want := range map[rollout.State]string{
+		rollout.Planned: "abort", rollout.Running: "pause abort", rollout.Pausing: "resume abort", rollout.Paused: "resume abort",
+		rollout.Stopping: "resume abort", rollout.Stopped: "resume abort", rollout.Reverting: "abort", rollout.Aborting: "", rollout.Done: "", rollout.Failed: "", rollout.Aborted: "",
+	} {
+		var offered []string
+		for _, verb := range []rollout.Verb{rollout.Pause, rollout.Resume, rollout.Abort} {
+			if can(rollout.Rollout{State: state}, string(verb)) {
+				offered = append(offered, string(verb))
+			}
+		}
+		if got := strings.Join(offered, " "); got != want {
+			t.Errorf("%s: %s, want %s", state, got, want)
+		}
+	}
+}
+
 func TestASessionCookieCannotBeReadOrSentByOthers(t *testing.T) {
 	t.Parallel()
 	g := newRig(t, Access{File: loginFile(t)})

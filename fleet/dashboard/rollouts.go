@@ -21,7 +21,7 @@ func can(r rollout.Rollout, verb string) bool {
 	case rollout.Pause:
 		return r.State == rollout.Running
 	case rollout.Resume:
-		return r.State == rollout.Paused || r.State == rollout.Pausing || r.State == rollout.Stopped
+		return r.State == rollout.Pausing || r.State == rollout.Paused || r.State == rollout.Stopping || r.State == rollout.Stopped
 	case rollout.Abort:
 		return running(r) && r.State != rollout.Aborting
 	}
