@@ -216,12 +216,18 @@ func (s *Server) secure(next http.Handler) http.Handler {
 		h.Set("Permissions-Policy", "camera=(), geolocation=(), microphone=()")
 		h.Set("Cache-Control", "no-store")
 		r.Body = http.MaxBytesReader(w, r.Body, 16<<10)
+		control := http.NewResponseController(w)
+		_ = control.SetWriteDeadline(time.Now().Add(answerLimit)) // not every writer has one
 		if r.Method == http.MethodPost {
-			_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(writeLimit)) // not every writer has one
+			_ = control.SetReadDeadline(time.Now().Add(writeLimit))
 		}
 		next.ServeHTTP(w, r)
 	})
 }
+
+// answerLimit is how long the reader of an answer may take. A stream has a limit for
+// each event.
+const answerLimit = time.Minute
 
 // healthz says that the page is served; whether the monitor works is in /metrics.
 func (s *Server) healthz(w http.ResponseWriter, _ *http.Request) {

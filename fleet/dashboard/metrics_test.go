@@ -3,6 +3,8 @@ package dashboard
 import (
 	"encoding/json"
 	"fmt"
+	"io"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -129,6 +131,46 @@ func TestMetricsGoOnWhileNobodyLooksAtThePage(t *testing.T) {
 			if body := g.page("/metrics"); !strings.Contains(body, want) {
 				t.Errorf("no %s in\n%s", want, body)
 			}
+		}
+	})
+}
+
+// pipe is a listener of one connection in memory, which belongs to a bubble.
+type pipe chan net.Conn
+
+func (p pipe) Accept() (net.Conn, error) {
+	if c, ok := <-p; ok {
+		return c, nil
+	}
+	return nil, net.ErrClosed
+}
+func (pipe) Close() error   { return nil }
+func (pipe) Addr() net.Addr { return &net.TCPAddr{} }
+
+func TestReadersThatDoNotReadKeepPrometheusOutForAMinuteAtMost(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		g := newStillRig(t, Access{}, healthy("acme", "2026.04.3"))
+		web, listener := &http.Server{Handler: g.server, ReadHeaderTimeout: time.Minute}, make(pipe)
+		served := make(chan error, 1)
+		go func() { served <- web.Serve(listener) }()
+		defer func() { close(listener); <-served; _ = web.Close() }()
+		for range 2 {
+			theirs, ours := net.Pipe()
+			defer theirs.Close()
+			listener <- ours
+			if _, err := io.WriteString(theirs, "GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		synctest.Wait()
+		if body := g.page("/metrics"); !strings.Contains(body, "Limit of concurrent requests") {
+			t.Errorf("nobody is in the way: %s", body)
+		}
+		time.Sleep(answerLimit)
+		synctest.Wait()
+		if body := g.page("/metrics"); !strings.Contains(body, `name="acme"`) {
+			t.Errorf("they are still in the way: %s", body)
 		}
 	})
 }
