@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -90,7 +91,7 @@ Behind a proxy, --trusted-proxy is also who says which address a login is tried 
 	f.StringSliceVar(&s.proxies, "trusted-proxy", nil, "addresses of the reverse proxy, such as 10.0.0.0/8: its X-Forwarded-For and -Proto count, and --auth-header")
 	f.BoolVar(&s.closed, "login-to-read", false, "reading needs a login, too (default: yes where --addr or --public-url is not of this machine alone)")
 	f.DurationVar(&s.interval, "interval", 0, "time between two probes of every instance, in place of the inventory's")
-	f.DurationVar(&s.refresh, "refresh", time.Minute, "how often an inventory of --git is read again")
+	f.DurationVar(&s.refresh, "refresh", time.Minute, "how often an inventory of --git or --at is read again")
 	f.StringVar(&s.shardText, "shard", "", "watch a part of the fleet alone, I/N: the rest is other pollers'; each has a --state of its own")
 	f.IntVar(&s.workers, "workers", 0, "probes at once (default 256)")
 	f.BoolVarP(&s.verbose, "verbose", "v", false, "log more on standard error")
@@ -303,7 +304,10 @@ func (s *fleetServer) lookForChanges(ctx context.Context, inventory *fleet.Inven
 	defer signal.Stop(hangup)
 	look := time.NewTicker(lookAtFiles)
 	defer look.Stop()
-	stamp, tried, broken := stampOf(inventory.Files), time.Now(), false
+	// A stamp is older than what was read. Files that were not known before it are
+	// looked at once more, since they may have changed meanwhile.
+	stamp, tried, broken := "", time.Now(), false
+	remote := s.f.git != "" || s.f.at != ""
 	said := ""
 	for {
 		asked := false
@@ -316,12 +320,13 @@ func (s *fleetServer) lookForChanges(ctx context.Context, inventory *fleet.Inven
 		}
 		now, is := time.Now(), stampOf(inventory.Files)
 		due := is != stamp || broken && now.Sub(tried) >= readAgain
-		if s.f.git != "" {
+		if remote {
 			due = now.Sub(tried) >= s.refresh
 		}
 		if !due && !asked {
 			continue
 		}
+		maybe := remote || stamp == ""
 		stamp, tried = is, now
 		next, err := s.load(ctx)
 		if ctx.Err() != nil {
@@ -336,11 +341,13 @@ func (s *fleetServer) lookForChanges(ctx context.Context, inventory *fleet.Inven
 			continue
 		}
 		said = ""
-		if s.f.git != "" && !asked && fmt.Sprintf("%+v", *next) == fmt.Sprintf("%+v", *inventory) {
+		if maybe && !asked && fmt.Sprintf("%+v", *next) == fmt.Sprintf("%+v", *inventory) {
 			continue
 		}
+		if !slices.Equal(next.Files, inventory.Files) {
+			stamp = ""
+		}
 		inventory = next
-		stamp = stampOf(inventory.Files)
 		select {
 		case fresh <- inventory:
 		case <-ctx.Done():

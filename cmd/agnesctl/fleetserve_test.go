@@ -1,17 +1,23 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"log/slog"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/keboola/agnes-the-ai-analyst/fleet"
+	"github.com/keboola/agnes-the-ai-analyst/fleet/dashboard"
 	"github.com/keboola/agnes-the-ai-analyst/fleet/rollout"
 	"github.com/keboola/agnes-the-ai-analyst/fleet/store"
+	"github.com/keboola/agnes-the-ai-analyst/internal/cli"
 	"github.com/keboola/agnes-the-ai-analyst/internal/problem"
 )
 
@@ -98,6 +104,58 @@ func TestThePageNamesARepositoryWithoutItsToken(t *testing.T) {
 			t.Errorf("%q is shown as %q", git, got)
 		}
 	}
+}
+
+func TestAnInventoryThatChangedWhileItWasReadIsReadAgain(t *testing.T) {
+	t.Parallel()
+	// What receives signals lives as long as the program, not as long as a bubble.
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP)
+	signal.Stop(hangup)
+	synctest.Test(t, func(t *testing.T) {
+		dir := t.TempDir()
+		file := filepath.Join(dir, "fleet.yaml")
+		write := func(name, text string) {
+			t.Helper()
+			if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		write("fleet.yaml", "instances: [{name: acme, url: https://data.acme.com}]\n")
+		records, err := store.Open(t.Context(), dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = records.Close() }()
+		page, err := dashboard.New(dashboard.Options{Store: records})
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := &fleetServer{f: &fleetFlags{file: file, env: cli.Env{Getenv: func(string) string { return "" }}}, page: page, log: slog.New(slog.DiscardHandler)}
+		inventory, err := s.load(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		write("fleet.yaml", "include: [part.yaml]\n")
+		write("part.yaml", "instances: [{name: bolt, url: https://bolt.acme.com}]\n")
+		ctx, end := context.WithCancel(t.Context())
+		defer end()
+		fresh := make(chan *fleet.Inventory)
+		go s.lookForChanges(ctx, inventory, fresh)
+		next := <-fresh
+		if len(next.Instances) != 1 || next.Instances[0].Name != "bolt" {
+			t.Errorf("%+v", next.Instances)
+		}
+		write("part.yaml", "instances: [{name: core, url: https://core.acme.com}]\n") // the part was not watched when it was read
+		if next = <-fresh; next.Instances[0].Name != "core" {
+			t.Errorf("%+v", next.Instances)
+		}
+		select {
+		case <-fresh:
+			t.Error("an inventory is handed on that is the same")
+		case <-time.After(time.Hour):
+		}
+	})
 }
 
 func TestARolloutSilencesOnlyWhatItIsAtWorkOn(t *testing.T) {
