@@ -348,7 +348,7 @@ func TestAViewIsInItsAddress(t *testing.T) {
 		{"", "dawn core bolt acme"},
 		{"?sort=name", "acme bolt core dawn"},
 		{"?sort=-name", "dawn core bolt acme"},
-		{"?sort=version", "dawn core acme bolt"}, // 9 before 10
+		{"?sort=version", "core acme bolt dawn"}, // 9 before 10
 		{"?state=unreachable,unhealthy", "dawn"},
 		{"?state=healthy&version=2026.04.10&sort=name", "acme bolt"},
 		{"?channel=dev", "core"},
@@ -385,6 +385,37 @@ func TestAViewIsInItsAddress(t *testing.T) {
 	}
 	if status, body := g.get(t, "/?l=tier==="); status != http.StatusBadRequest || !strings.Contains(body, "Write it as") {
 		t.Errorf("a selector that cannot be read: %d", status)
+	}
+}
+
+func TestWhatIsNotKnownComesLastEitherWay(t *testing.T) {
+	t.Parallel()
+	slow, gone := healthy("bolt", "2026.04.4"), fleet.Result{Name: "core", Health: fleet.Unreachable, At: time.Now()}
+	slow.Timing.Total, slow.Details, slow.LastSync, slow.At = time.Second, true, time.Now().Add(-48*time.Hour), time.Now().Add(-time.Minute)
+	fresh := healthy("acme", "2026.04.3")
+	fresh.Details, fresh.LastSync, fresh.At = true, time.Now().Add(-time.Hour), time.Now()
+	g := newRig(t, Access{}, gone, fresh, slow, fleet.Result{Name: "dawn"})
+	row := regexp.MustCompile(`<tr id="r-([a-z]+)"`)
+	for _, tt := range []struct{ sort, aria, want string }{
+		{"latency", "descending", "bolt acme core dawn"},
+		{"-latency", "ascending", "acme bolt core dawn"},
+		{"age", "descending", "bolt acme core dawn"},
+		{"-age", "ascending", "acme bolt core dawn"},
+		{"version", "ascending", "acme bolt core dawn"},
+		{"-version", "descending", "bolt acme core dawn"},
+		{"probed", "ascending", "bolt core acme dawn"},
+		{"state", "descending", "core dawn acme bolt"},
+		{"-state", "ascending", "acme bolt dawn core"},
+	} {
+		_, body := g.get(t, "/?l=name!%3Dnobody&sort="+tt.sort)
+		var rows []string
+		for _, m := range row.FindAllStringSubmatch(body, -1) {
+			rows = append(rows, m[1])
+		}
+		head := regexp.MustCompile(`class="f-` + strings.TrimPrefix(tt.sort, "-") + `[^>]* aria-sort="([a-z]+)"`).FindStringSubmatch(body)
+		if got := strings.Join(rows, " "); got != tt.want || head == nil || head[1] != tt.aria {
+			t.Errorf("%s: %s %v, want %s %s", tt.sort, got, head, tt.want, tt.aria)
+		}
 	}
 }
 

@@ -50,7 +50,7 @@ func parseFilter(q url.Values) filter {
 	if !slices.Contains([]string{"yes", "no", "unknown"}, f.Drift) {
 		f.Drift = ""
 	}
-	if order(strings.TrimPrefix(f.Sort, "-")) == nil {
+	if orderOf(strings.TrimPrefix(f.Sort, "-")) == nil {
 		f.Sort = ""
 	}
 	if n, err := strconv.Atoi(q.Get("page")); err == nil && n > 1 {
@@ -150,13 +150,19 @@ func (f filter) SortURL(column string) string {
 
 // AriaSort is the value of aria-sort of a column's head.
 func (f filter) AriaSort(column string) string {
-	switch f.Sort {
-	case column:
-		return "ascending"
-	case "-" + column:
+	switch {
+	case strings.TrimPrefix(f.Sort, "-") != column:
+		return "none"
+	case f.descends():
 		return "descending"
 	}
-	return "none"
+	return "ascending"
+}
+
+// descends reports whether the largest comes first.
+func (f filter) descends() bool {
+	o := orderOf(strings.TrimPrefix(f.Sort, "-"))
+	return o != nil && o.down != strings.HasPrefix(f.Sort, "-")
 }
 
 // matches reports whether a row is wanted.
@@ -198,44 +204,62 @@ func (f *filter) apply(rows []*row) []*row {
 }
 
 // sort orders rows for the table.
-func (f *filter) sort(rows []*row) {
-	by := order(cmp.Or(strings.TrimPrefix(f.Sort, "-"), "state"))
-	down := strings.HasPrefix(f.Sort, "-")
+func (f filter) sort(rows []*row) {
+	f.Sort = cmp.Or(f.Sort, "state")
+	o, down := orderOf(strings.TrimPrefix(f.Sort, "-")), f.descends()
 	slices.SortStableFunc(rows, func(a, b *row) int {
-		if down {
-			return by(b, a)
+		switch known := o.known(a); {
+		case known != o.known(b):
+			if known {
+				return -1
+			}
+			return 1
+		case !known:
+			return 0
+		case down:
+			return o.by(b, a)
 		}
-		return by(a, b)
+		return o.by(a, b)
 	})
 }
 
-// order returns how a column compares, or nil for one that does not exist. What is
-// not known comes last.
-func order(column string) func(a, b *row) int {
-	text := func(of func(*row) string) func(a, b *row) int {
-		return func(a, b *row) int { return strings.Compare(of(a), of(b)) }
+// order is that of a column. What is not known comes last, either way.
+type order struct {
+	by    func(a, b *row) int // the smallest first
+	down  bool                // the first click shows the largest first
+	known func(*row) bool
+}
+
+// orderOf returns a column's order, or nil for one that does not exist.
+func orderOf(column string) *order {
+	text := func(of func(*row) string) *order {
+		return &order{by: func(a, b *row) int { return strings.Compare(of(a), of(b)) }, known: func(r *row) bool { return of(r) != "" }}
+	}
+	number := func(of func(*row) *int64) *order {
+		return &order{by: func(a, b *row) int { return cmp.Compare(*of(a), *of(b)) }, down: true, known: func(r *row) bool { return of(r) != nil }}
 	}
 	switch column {
 	case "name":
 		return text(func(r *row) string { return r.Name })
 	case "state":
-		return func(a, b *row) int { return cmp.Compare(b.badness(), a.badness()) }
+		return &order{by: func(a, b *row) int { return cmp.Compare(a.badness(), b.badness()) }, down: true, known: func(*row) bool { return true }}
 	case "version":
-		return func(a, b *row) int {
-			return cmp.Or(a.version.Compare(b.version), strings.Compare(a.Version, b.Version))
-		}
+		o := text(func(r *row) string { return r.Version })
+		words := o.by
+		o.by = func(a, b *row) int { return cmp.Or(a.version.Compare(b.version), words(a, b)) }
+		return o
 	case "channel":
 		return text(func(r *row) string { return r.Channel })
 	case "wanted":
 		return text(func(r *row) string { return r.Wanted })
 	case "drift":
-		return func(a, b *row) int { return cmp.Compare(driftOrder(a), driftOrder(b)) }
+		return &order{by: func(a, b *row) int { return cmp.Compare(truth(b.Drifts()), truth(a.Drifts())) }, known: func(r *row) bool { return r.Drift != nil }}
 	case "age":
-		return func(a, b *row) int { return compareKnown(b.DataAgeS, a.DataAgeS) }
+		return number(func(r *row) *int64 { return r.DataAgeS })
 	case "latency":
-		return func(a, b *row) int { return compareKnown(b.LatencyMS, a.LatencyMS) }
+		return number(func(r *row) *int64 { return r.LatencyMS })
 	case "probed":
-		return func(a, b *row) int { return a.ProbedAt.Compare(b.ProbedAt) }
+		return &order{by: func(a, b *row) int { return a.ProbedAt.Compare(b.ProbedAt) }, known: func(r *row) bool { return !r.ProbedAt.IsZero() }}
 	}
 	return nil
 }
@@ -253,28 +277,6 @@ func (r *row) badness() int {
 		b++
 	}
 	return b
-}
-
-func driftOrder(r *row) int {
-	switch {
-	case r.Drift == nil:
-		return 1
-	case *r.Drift:
-		return 0
-	}
-	return 2
-}
-
-func compareKnown(a, b *int64) int {
-	switch {
-	case a == nil && b == nil:
-		return 0
-	case a == nil:
-		return -1
-	case b == nil:
-		return 1
-	}
-	return cmp.Compare(*a, *b)
 }
 
 // group is a part of the grid.
