@@ -174,7 +174,7 @@ func (s *fleetServer) run(ctx context.Context) error {
 	}
 	defer func() { _ = s.store.Close() }()
 	fleet.RaiseFileLimit(1 << 16)
-	s.prober = fleet.NewProber(fleet.ProbeOptions{Proxy: http.ProxyFromEnvironment})
+	s.prober = fleet.NewProber(fleet.ProbeOptions{Concurrency: s.workers, Proxy: http.ProxyFromEnvironment})
 	defer s.prober.Close()
 	if s.page, err = dashboard.New(dashboard.Options{Store: s.store, Access: access, Log: s.log}); err != nil {
 		return err
@@ -219,11 +219,15 @@ func (s *fleetServer) load(ctx context.Context) (*fleet.Inventory, error) {
 	return inventory, nil
 }
 
-// watch runs one monitor after the other, each with the inventory of its time.
+// beginAgain is the pause before a monitor that could not begin is tried again.
+const beginAgain = 5 * time.Second
+
+// watch runs one monitor after the other, each with the inventory of its time. Once
+// one has watched, a store in trouble does not end that.
 func (s *fleetServer) watch(ctx context.Context, inventory *fleet.Inventory, served <-chan error) error {
 	fresh := make(chan *fleet.Inventory)
 	go s.lookForChanges(ctx, inventory, fresh)
-	for {
+	for first := true; ; first = false {
 		m, err := s.monitor(inventory)
 		if err != nil {
 			return err
@@ -244,13 +248,21 @@ func (s *fleetServer) watch(ctx context.Context, inventory *fleet.Inventory, ser
 		select {
 		case inventory = <-fresh:
 			if err := stop(); err != nil {
-				return err
+				s.log.Error("the watch has not ended well; the next one goes on", "error", err)
 			}
 			s.log.Info("the inventory has changed", "instances", len(inventory.Instances))
 		case err := <-ended: // it could not begin
 			end()
 			<-shown
-			return err
+			if first || err == nil {
+				return err
+			}
+			s.log.Error("the watch cannot begin; it is tried again", "error", err, "hint", problem.As(err).Hint)
+			select {
+			case <-time.After(beginAgain):
+			case <-ctx.Done():
+				return nil
+			}
 		case err := <-served:
 			return errors.Join(err, stop())
 		case <-ctx.Done():

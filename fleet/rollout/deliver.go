@@ -2,6 +2,7 @@ package rollout
 
 import (
 	"context"
+	"time"
 
 	"github.com/keboola/agnes-the-ai-analyst/fleet"
 	"github.com/keboola/agnes-the-ai-analyst/fleet/deploy"
@@ -29,6 +30,7 @@ type Job struct {
 	Instance fleet.Instance
 	Target   deploy.Image
 	Before   Before
+	Asked    time.Time // when the member was sent for
 	Recall   bool // of Back: the member has not arrived
 }
 

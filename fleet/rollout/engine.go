@@ -271,7 +271,7 @@ func (l *loop) start(ctx context.Context, a Action) *job {
 	j := &job{do: a.Do, deploys: a.Do != Watch && m.Delivery == fleet.Push, cancel: cancel, ended: make(chan struct{})}
 	w := &worker{Engine: l.Engine, m: *m, target: l.r.target(), window: time.Duration(l.r.ArriveWithin)}
 	w.job = Job{
-		Rollout: l.r.ID, Wave: a.Wave, Instance: l.instances[a.Member], Before: m.Before, Recall: m.Recall,
+		Rollout: l.r.ID, Wave: a.Wave, Instance: l.instances[a.Member], Before: m.Before, Asked: m.Since, Recall: m.Recall,
 		Target: deploy.Image{Repository: l.r.Image, Tag: l.r.Tag, Digest: l.r.Digest, Version: l.r.Version, Channel: l.r.Channel},
 	}
 	every := max(l.o.Every, time.Duration(len(l.jobs)/100)*time.Second)

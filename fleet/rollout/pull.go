@@ -84,9 +84,10 @@ func (p *Pull) recent(ctx context.Context) (*revision, error) {
 	return at, nil
 }
 
-// Take writes the target into the member's file.
+// Take writes the target into the member's file, with the time: a host that could
+// not try it before tries once more.
 func (p *Pull) Take(ctx context.Context, j Job) Outcome {
-	return p.set(ctx, j, "to "+j.Target.Name(), &deploy.Desired{Tag: pinned(j.Target), Digest: j.Target.Digest})
+	return p.set(ctx, j, "to "+j.Target.Name(), &deploy.Desired{Tag: pinned(j.Target), Digest: j.Target.Digest, AskedAt: j.Asked.UTC().Truncate(time.Second)})
 }
 
 // Settle has nothing to finish: the member's host does by itself.

@@ -58,6 +58,7 @@ func (w *worker) do(ctx context.Context, what Do) Seen {
 				return without(seen, Began)
 			}
 			w.m.Before, w.job.Before, w.m.Since = seen.Before, seen.Before, time.Now()
+			w.job.Asked = w.m.Since
 		}
 		return w.follow(ctx, w.try(ctx, deliver.Take))
 	}
