@@ -396,6 +396,30 @@ func TestAnAbortLeavesWhoHadArrived(t *testing.T) {
 	})
 }
 
+func TestAMemberThatWasUnhealthyBeforeIsHomeWhereItIsAgain(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		st := newStage(t, members(3, false))
+		st.world.change("a1", func(m *machine) {
+			m.health = fleet.Unhealthy
+			m.take = func() rollout.Outcome {
+				m.runs, m.health = newVersion, fleet.Healthy
+				return rollout.Outcome{What: rollout.Delivered}
+			}
+			m.back = func() rollout.Outcome {
+				m.runs, m.health = oldVersion, fleet.Unhealthy
+				return rollout.Outcome{What: rollout.Delivered}
+			}
+		})
+		st.notify = func(e rollout.Event) {
+			if e.Event == "wave soaking" && e.Wave == "rest" {
+				st.world.change("a2", func(m *machine) { m.health = fleet.Unhealthy })
+			}
+		}
+		wantStates(t, st.run(plan(t, st.instances, fleet.Limit{Count: 2})), rollout.Failed, "a0 taken, a1 reverted, a2 reverted")
+	})
+}
+
 func TestTheTimeToArriveBeginsWhenAMemberIsSentFor(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -313,7 +313,7 @@ func (w *worker) back(ctx context.Context, deliver Deliverer) Seen {
 		switch {
 		case ctx.Err() != nil:
 			return Seen{}
-		case r.Good() && before.runs(r):
+		case before.runs(r) && (r.Good() || w.m.Before.Health == fleet.Unhealthy): // no better than it was
 			return Seen{What: Home, Detail: "runs " + cmp.Or(r.Version, before.Digest) + " again", Runs: r.Version}
 		case !time.Now().Before(until):
 			return Seen{What: Lost, Runs: r.Version, Detail: fmt.Sprintf("what it shall run is %s again, and it did not come back within %s: %s", cmp.Or(before.Version, before.Digest), w.window, said(r))}
