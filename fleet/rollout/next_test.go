@@ -70,8 +70,13 @@ func TestAPlanTakesEveryInstanceOnceOrSaysWhyNot(t *testing.T) {
 		}
 		seen := map[string]int{}
 		for _, w := range r.Waves {
-			if len(w.Members) == 0 || w.MaxUnavailable < 1 || w.MaxUnavailable > max(1, len(w.Members)) && len(w.Members) < 12 && w.MaxUnavailable > 12 {
+			if len(w.Members) == 0 || w.MaxUnavailable < 1 || w.MaxUnavailable > len(w.Members) {
 				t.Fatalf("the wave %s has %d members, %d at a time", w.Name, len(w.Members), w.MaxUnavailable)
+			}
+			for _, wave := range o.Inventory.Waves {
+				if wave.Name == w.Name && w.MaxUnavailable > wave.MaxUnavailable.Of(len(w.Members)) {
+					t.Fatalf("of %d members of the wave %s %d go at a time, and its limit is %s", len(w.Members), w.Name, w.MaxUnavailable, wave.MaxUnavailable)
+				}
 			}
 			for _, m := range w.Members {
 				seen[m.Name]++

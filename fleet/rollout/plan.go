@@ -59,6 +59,7 @@ func NewPlan(o PlanOptions) (Rollout, error) {
 		return r, err
 	}
 	total := 0
+	var first fleet.Limit // of the first wave that has members
 	for _, a := range assigned {
 		w := WaveState{Name: a.Wave.Name, State: WaveWaiting, Soak: Span(a.Wave.Soak), Members: []Member{}}
 		if o.Soak != nil {
@@ -74,16 +75,22 @@ func NewPlan(o PlanOptions) (Rollout, error) {
 		if len(w.Members) == 0 {
 			continue
 		}
-		w.MaxUnavailable = a.Wave.MaxUnavailable.Of(len(w.Members))
+		w.MaxUnavailable = atOnce(a.Wave.MaxUnavailable, w.Members)
+		if total == 0 {
+			first = a.Wave.MaxUnavailable
+		}
 		total += len(w.Members)
 		r.Waves = append(r.Waves, w)
 	}
 	r.MaxUnreachable = UnreachableBudget(o.MaxUnreachable, total)
 	if total > 1 && 2*len(r.Waves[0].Members) > total {
-		r.Waves = o.canary(r.Waves)
+		r.Waves = o.canary(r.Waves, first)
 	}
 	return r, nil
 }
+
+// atOnce is how many of a wave may be on their way.
+func atOnce(l fleet.Limit, members []Member) int { return min(l.Of(len(members)), len(members)) }
 
 // skip returns why an instance is left alone, or nothing.
 func (o PlanOptions) skip(in fleet.Instance) string {
@@ -133,7 +140,7 @@ func (o PlanOptions) member(in fleet.Instance) Member {
 // canary lets one member of the first wave go ahead alone. It is the first by a
 // hash of the names of those that answer well, for one that does not would prove
 // nothing.
-func (o PlanOptions) canary(waves []WaveState) []WaveState {
+func (o PlanOptions) canary(waves []WaveState, limit fleet.Limit) []WaveState {
 	first := &waves[0]
 	place := func(m Member) []byte {
 		sum := sha256.Sum256([]byte(m.Name))
@@ -156,7 +163,7 @@ func (o PlanOptions) canary(waves []WaveState) []WaveState {
 		ahead.Name = first.Name + " ahead"
 	}
 	first.Members = slices.DeleteFunc(first.Members, func(m Member) bool { return m.Name == chosen.Name })
-	first.MaxUnavailable = min(first.MaxUnavailable, len(first.Members))
+	first.MaxUnavailable = atOnce(limit, first.Members)
 	return append([]WaveState{ahead}, waves...)
 }
 
