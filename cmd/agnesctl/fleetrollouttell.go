@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -155,10 +156,7 @@ func (t *rolloutTeller) messages(e rollout.Event) []alert.Message {
 		m.News = fmt.Sprintf("%s, wave %s: %s is %s%s", what, e.Wave, e.Member, e.Event, detail)
 		return []alert.Message{m}
 	case e.Wave != "":
-		if rollout.WaveStage(e.Event) == rollout.WaveLeftOver {
-			return nil // what the rollout's own end says
-		}
-		m.News = fmt.Sprintf("%s, wave %s: %s%s", what, e.Wave, e.Event, detail)
+		m.News = fmt.Sprintf("%s, wave %s: %s%s", what, e.Wave, strings.TrimPrefix(e.Event, "wave "), detail)
 		return []alert.Message{m}
 	}
 	item := alert.Item{

@@ -45,7 +45,7 @@ func TestARolloutTellsItsStepsToEachChannelOnce(t *testing.T) {
 	at := time.Date(2026, 4, 3, 10, 0, 0, 0, time.UTC)
 	for n, e := range []rollout.Event{
 		{Event: string(rollout.Running)},
-		{Wave: "canary", Event: string(rollout.WaveTaking)},
+		{Wave: "canary", Event: "wave " + string(rollout.WaveTaking)},
 		{Wave: "canary", Member: "acme", Event: string(rollout.Taken)},
 		{Wave: "canary", Member: "bolt", Event: string(rollout.Unclear), Detail: "it was not reached"},
 		{Event: string(rollout.Stopped), Detail: "bolt is unclear"},
