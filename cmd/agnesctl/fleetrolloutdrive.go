@@ -151,6 +151,11 @@ func (f *rolloutFlags) drive(ctx context.Context, s *store.Store, inventory *fle
 		return problem.New(problem.Refused, "Some members have no host: they read what they shall run from the fleet's git repository, and "+f.file+" comes from none with a remote.",
 			"Name it: --git URL, or --desired-git URL; or leave them out: -l delivery=push")
 	}
+	if r.Pulls() {
+		if err := repository.HasBranch(ctx); err != nil {
+			return err
+		}
+	}
 	o, err := f.engine(s, inventory, repository, dir)
 	if err != nil {
 		return err

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"maps"
 	"math/rand/v2"
@@ -60,6 +61,22 @@ func NewRepository(remote *fleet.Remote, branch, author string) *Repository {
 
 // String names the repository, without credentials.
 func (r *Repository) String() string { return r.remote.URL }
+
+// HasBranch is a problem.Refused where there is no such branch to commit to: a tag
+// or a commit is none.
+func (r *Repository) HasBranch(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, gitTimeout)
+	defer cancel()
+	remote := git.NewRemote(memory.NewStorage(), &config.RemoteConfig{Name: "origin", URLs: []string{r.remote.URL}})
+	listed, err := remote.ListContext(ctx, &git.ListOptions{Auth: r.remote.Auth})
+	if err != nil {
+		return r.remote.Failed(err, "to read")
+	}
+	if r.branch != "" && !slices.ContainsFunc(listed, func(l *plumbing.Reference) bool { return l.Name() == r.branch }) {
+		return problem.New(problem.Refused, fmt.Sprintf("expected the branch %s in %s, found none: what hosts shall run is committed to a branch", r.branch.Short(), r), "Name a branch: --git "+r.remote.URL+" --at BRANCH")
+	}
+	return nil
+}
 
 // revision is the last commit of the branch.
 type revision struct {
