@@ -110,7 +110,7 @@ func (f *rolloutFlags) add(c *cobra.Command) {
 	flags.StringVar(&f.unreachable, "max-unreachable", "", "how many members may be out of reach before the rollout stops, a number or a share (max_unreachable of the inventory, else 5%)")
 	flags.DurationVar(&f.arriveWithin, "arrive-within", 0, "how long a member without a host may take to arrive (arrive_within of the inventory, else 2h)")
 	flags.DurationVar(&f.waveSoak, "wave-soak", 0, "how long each wave must stay well, in place of the inventory's soak")
-	flags.IntVar(&f.retries, "retries", 1, "how often an inconclusive deploy is repeated")
+	flags.IntVar(&f.retries, "retries", 1, "how often an inconclusive deploy, or way back, is repeated")
 	flags.DurationVar(&f.every, "every", 5*time.Second, "time between two probes of a member")
 	flags.BoolVar(&f.localLease, "local-lease", false, "hold the rollout's lease in the folder of --state alone, and not in the fleet's git repository")
 	flags.StringVar(&f.desiredGit, "desired-git", "", "git repository with the hosts' desired state, where it is not the inventory's")
