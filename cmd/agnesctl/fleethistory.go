@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -70,7 +71,7 @@ network, is not known.`,
 	}
 	f.add(c)
 	state := stateFlag(c, f)
-	c.Flags().DurationVar(&since, "since", 30*24*time.Hour, "changes and latencies of so long before now")
+	c.Flags().DurationVar(&since, "since", 30*24*time.Hour, "incidents, changes and latencies of so long before now")
 	c.Flags().IntVar(&limit, "limit", 50, "most changes, and most incidents")
 	cli.OutputFlag(c, &format)
 	c.RunE = func(c *cobra.Command, args []string) error {
@@ -109,7 +110,7 @@ func readHistory(ctx context.Context, s *store.Store, name string, now time.Time
 	if h.Changes, err = s.Changes(ctx, name, now.Add(-since), limit); err != nil {
 		return h, err
 	}
-	if h.Incidents, err = s.Incidents(ctx, store.IncidentQuery{Name: name, Limit: limit}); err != nil || name == "" {
+	if h.Incidents, err = s.Incidents(ctx, store.IncidentQuery{Name: name, Since: now.Add(-since), Limit: limit}); err != nil || name == "" {
 		return h, err
 	}
 	windows := uptimeWindows()
@@ -133,7 +134,8 @@ func readHistory(ctx context.Context, s *store.Store, name string, now time.Time
 	for _, l := range hours {
 		h.Latency = append(h.Latency, historyLatency{l.Hour, l.Count, milliseconds(l.P50), milliseconds(l.P95), milliseconds(l.Max)})
 	}
-	if err == nil && len(h.Changes)+len(h.Incidents)+len(h.Latency) == 0 {
+	watched := slices.ContainsFunc(uptime, func(u store.Uptime) bool { return u.Known > 0 })
+	if err == nil && !watched && len(h.Changes)+len(h.Incidents)+len(h.Latency) == 0 {
 		err = problem.New(problem.NotFound, "Nothing is remembered of an instance "+name+".", "agnesctl fleet list names all of them.")
 	}
 	return h, err

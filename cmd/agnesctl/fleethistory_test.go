@@ -59,6 +59,12 @@ func TestAHistoryIsToldAsATableAndAsJSON(t *testing.T) {
 	if code, text, _ := ask("--since", "3h30m"); code != 0 || strings.Contains(text, "UPTIME") || strings.Count(text, "health ") != 1 {
 		t.Errorf("exit %d: %s", code, text)
 	}
+	for since, want := range map[string]int{"3h30m": 1, "10m": 0} { // it was closed three hours ago
+		code, text, errs := ask("acme", "--since", since)
+		if code != 0 || strings.Count(text, "It is silent.") != want || !strings.Contains(text, "90.000 %") {
+			t.Errorf("%s: exit %d: %s%s", since, code, text, errs)
+		}
+	}
 	if code, _, errs := ask("nobody"); code != 1 || !strings.Contains(errs, "Nothing is remembered of an instance nobody.") {
 		t.Errorf("exit %d: %s", code, errs)
 	}

@@ -300,7 +300,8 @@ func sinceMicros(t time.Time) int64 {
 type IncidentQuery struct {
 	Name     string // of one instance; all where empty
 	OpenOnly bool
-	Limit    int // 100 where zero
+	Since    time.Time // open then or later; of all time where zero
+	Limit    int       // 100 where zero
 }
 
 const incidentColumns = `i.id, i.name, i.kind, i.opened, i.closed, i.summary, i.hint, i.ending, i.silenced,
@@ -327,6 +328,9 @@ func (s *Store) Incidents(ctx context.Context, q IncidentQuery) ([]Incident, err
 	}
 	if q.OpenOnly {
 		where += " AND i.closed IS NULL"
+	}
+	if !q.Since.IsZero() {
+		where, args = where+" AND (i.closed IS NULL OR i.closed >= ?)", append(args, micros(q.Since))
 	}
 	return found, s.rows(ctx, func(rows *sql.Rows) error {
 		i, err := scanIncident(rows)
