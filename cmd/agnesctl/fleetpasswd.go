@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"strings"
+	"syscall"
 
 	"github.com/google/renameio/v2"
 	"github.com/spf13/cobra"
@@ -79,9 +80,33 @@ func setLogin(env cli.Env, file, name, line string) error {
 	if len(lines) > 0 {
 		text = strings.Join(lines, "\n") + "\n"
 	}
-	if err := renameio.WriteFile(file, []byte(text), 0o600); err != nil {
+	if err := replaceLogins(file, text); err != nil {
 		return cannot(err)
 	}
 	fmt.Fprintf(env.Stderr, "%s: %s\n", cli.Sanitize(file), map[bool]string{true: "removed " + name, false: "set the password of " + name}[line == ""])
 	return nil
+}
+
+// replaceLogins puts a file in place of another one, for the same owner and group to
+// read: whoever sets a password with sudo must not take the file away from the page.
+func replaceLogins(file, text string) (err error) {
+	mode, owner := fs.FileMode(0o600), &syscall.Stat_t{Uid: uint32(os.Getuid()), Gid: uint32(os.Getgid())} //nolint:gosec // they fit
+	if info, err := os.Stat(file); err == nil {
+		mode |= info.Mode().Perm() & 0o040
+		if of, ok := info.Sys().(*syscall.Stat_t); ok {
+			owner = of
+		}
+	}
+	fresh, err := renameio.NewPendingFile(file, renameio.WithStaticPermissions(mode))
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, fresh.Cleanup()) }()
+	if err := fresh.Chown(int(owner.Uid), int(owner.Gid)); err != nil {
+		return err
+	}
+	if _, err := fresh.WriteString(text); err != nil {
+		return err
+	}
+	return fresh.CloseAtomicallyReplace()
 }

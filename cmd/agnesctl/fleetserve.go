@@ -194,7 +194,7 @@ func (s *fleetServer) run(ctx context.Context) error {
 	go func() { served <- web.Serve(listener) }()
 	fmt.Fprintf(s.env.Stdout, "The fleet's page: http://%s/\n", listener.Addr())
 	if access.Once != "" {
-		fmt.Fprintf(s.env.Stdout, "Its password, for one session: %s\n", access.Once.Reveal())
+		fmt.Fprintf(s.env.Stdout, "Its password, for one session of %s: %s\n", dashboard.Operator, access.Once.Reveal())
 	}
 	watched := s.watch(ctx, inventory, served)
 	end() // ends the streams of open pages

@@ -3,6 +3,8 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
+	"io"
 	"log/slog"
 	"os"
 	"os/signal"
@@ -156,6 +158,32 @@ func TestAnInventoryThatChangedWhileItWasReadIsReadAgain(t *testing.T) {
 		case <-time.After(time.Hour):
 		}
 	})
+}
+
+func TestLoginsStayTheirOwners(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "logins")
+	if err := os.WriteFile(file, []byte("bert:x\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	uid, gid := os.Getuid(), os.Getgid()
+	if uid == 0 { // as with sudo
+		uid, gid = 4242, 4243
+	}
+	if err := errors.Join(os.Chmod(file, 0o644), os.Chown(file, uid, gid)); err != nil {
+		t.Fatal(err)
+	}
+	if err := setLogin(cli.Env{Stderr: io.Discard}, file, "anna", "anna:y"); err != nil {
+		t.Fatal(err)
+	}
+	info, err := os.Stat(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	owner, ok := info.Sys().(*syscall.Stat_t)
+	if text, _ := os.ReadFile(file); !ok || int(owner.Uid) != uid || int(owner.Gid) != gid || info.Mode().Perm() != 0o640 || string(text) != "bert:x\nanna:y\n" {
+		t.Errorf("%+v %s", owner, text)
+	}
 }
 
 func TestARolloutSilencesOnlyWhatItIsAtWorkOn(t *testing.T) {

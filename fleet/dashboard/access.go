@@ -12,6 +12,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"net"
 	"net/netip"
@@ -35,7 +36,7 @@ type Access struct {
 	// is read at each login, so that a change counts at once.
 	File string
 
-	// Once is a password of the user "operator", for whoever started the page and
+	// Once is a password of the user Operator, for whoever started the page and
 	// reads it on the terminal. It opens one session.
 	Once redact.Secret
 
@@ -59,10 +60,12 @@ type Access struct {
 // Orders reports whether anybody could sign in.
 func (a Access) Orders() bool { return a.File != "" || a.Once != "" || a.Header != "" }
 
+// Operator is the name of whoever has the password for one session.
+const Operator = "operator"
+
 const (
 	sessionCookie  = "agnes_fleet_session"
 	sessionLasts   = 12 * time.Hour
-	operator       = "operator"
 	maxLoginFile   = 1 << 20
 	maxName        = 64
 	maxPassword    = 72 // bcrypt reads no more
@@ -125,9 +128,15 @@ func newKeys(a Access) (*keys, error) {
 // logins reads the file.
 func (k *keys) logins() (map[string]string, error) {
 	next := "Make it: agnesctl fleet passwd NAME --auth-file " + k.access.File
+	unread := func(err error) error {
+		if errors.Is(err, fs.ErrPermission) {
+			next = "Let the page's user read it: sudo chown USER " + k.access.File
+		}
+		return problem.Wrap(err, problem.Usage, fmt.Sprintf("Expected the page's logins in %s, but it cannot be read.", k.access.File), next)
+	}
 	info, err := os.Stat(k.access.File)
 	if err != nil {
-		return nil, problem.Wrap(err, problem.Usage, fmt.Sprintf("Expected the page's logins in %s, but it cannot be read.", k.access.File), next)
+		return nil, unread(err)
 	}
 	if info.Mode().Perm()&0o022 != 0 {
 		return nil, problem.New(problem.Refused, fmt.Sprintf("Expected that nobody else can write %s, found mode %04o.", k.access.File, info.Mode().Perm()), "chmod 600 "+k.access.File)
@@ -137,7 +146,7 @@ func (k *keys) logins() (map[string]string, error) {
 	}
 	content, err := os.ReadFile(k.access.File)
 	if err != nil {
-		return nil, problem.Wrap(err, problem.Usage, fmt.Sprintf("Expected the page's logins in %s, but it cannot be read.", k.access.File), next)
+		return nil, unread(err)
 	}
 	found := map[string]string{}
 	lines := bufio.NewScanner(bytes.NewReader(content))
@@ -178,7 +187,7 @@ var errLogin = errors.New("the name or the password is wrong")
 
 // check says whether a password is a user's. It is slow on purpose.
 func (k *keys) check(user, password string) error {
-	if k.access.Once != "" && user == operator {
+	if k.access.Once != "" && user == Operator {
 		k.mu.Lock()
 		defer k.mu.Unlock()
 		if !k.once && subtle.ConstantTimeCompare([]byte(password), []byte(k.access.Once.Reveal())) == 1 {
@@ -239,7 +248,7 @@ func (k *keys) wait(address string, now time.Time) time.Duration {
 
 // stamp ends the sessions of a user whose password has changed, or who is gone.
 func (k *keys) stamp(user string) (string, bool) {
-	if user == operator && k.access.Once != "" {
+	if user == Operator && k.access.Once != "" {
 		return "once", true
 	}
 	if k.access.File == "" {
@@ -314,7 +323,7 @@ func (k *keys) form(v visitor) string {
 // found right is remembered, for a hash at each scrape would cost too much.
 func (k *keys) basic(user, password string, address netip.Addr) bool {
 	stamp, ok := k.stamp(user)
-	if !ok || user == operator {
+	if !ok || user == Operator && k.access.Once != "" {
 		return false
 	}
 	key := [32]byte(k.mac("basic", user, password))

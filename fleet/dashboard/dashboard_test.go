@@ -656,6 +656,37 @@ func TestGuessingAPasswordIsSlow(t *testing.T) {
 	}
 }
 
+func TestLoginsThatCannotBeReadAreNoWrongPassword(t *testing.T) {
+	t.Parallel()
+	g := newRig(t, Access{File: loginFile(t)})
+	if err := os.Chmod(g.server.o.Access.File, 0o666); err != nil { // others can write it
+		t.Fatal(err)
+	}
+	status, body, _ := g.do(t, http.MethodPost, "/login", url.Values{"user": {"anna"}, "password": {password}}.Encode())
+	if status != http.StatusServiceUnavailable || !strings.Contains(body, "The log of agnesctl fleet serve says why.") || strings.Contains(body, g.server.o.Access.File) {
+		t.Errorf("%d %s", status, body)
+	}
+}
+
+func TestALoginCalledOperatorScrapes(t *testing.T) {
+	t.Parallel()
+	line, err := HashLogin(Operator, password)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "logins")
+	if err := os.WriteFile(file, []byte(line), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	basic := &http.Request{Header: http.Header{}}
+	basic.SetBasicAuth(Operator, password)
+	for want, access := range map[int]Access{http.StatusOK: {File: file, Closed: true}, http.StatusUnauthorized: {File: file, Once: password, Closed: true}} {
+		if status, _ := newRig(t, access).get(t, "/metrics", "Authorization", basic.Header.Get("Authorization")); status != want {
+			t.Errorf("%d, want %d", status, want)
+		}
+	}
+}
+
 func TestBehindAProxyOneStrangerLocksNobodyElseOut(t *testing.T) {
 	t.Parallel()
 	g := newRig(t, Access{File: loginFile(t), Trusted: []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")}})
@@ -692,7 +723,7 @@ func TestAPasswordForOneSessionOpensOne(t *testing.T) {
 	if a, b, c := try("lion-lion"), try("tiger-tiger"), try("tiger-tiger"); a != http.StatusUnauthorized || b != http.StatusSeeOther || c != http.StatusUnauthorized {
 		t.Errorf("%d %d %d", a, b, c)
 	}
-	if _, body := g.get(t, "/"); !strings.Contains(body, operator) {
+	if _, body := g.get(t, "/"); !strings.Contains(body, Operator) {
 		t.Error("the first session has ended")
 	}
 }

@@ -3,6 +3,7 @@ package dashboard
 import (
 	"context"
 	"crypto/subtle"
+	"errors"
 	"fmt"
 	"log/slog"
 	"math"
@@ -230,12 +231,17 @@ func (s *Server) login(w http.ResponseWriter, r *http.Request) {
 	}
 	user, password := r.PostFormValue("user"), r.PostFormValue("password")
 	if view.Once && user == "" {
-		user = operator
+		user = Operator
 	}
 	cookie := ""
 	err := s.door.check(user, password)
 	if err == nil {
 		cookie, err = s.door.open(user, time.Now())
+	}
+	if err != nil && !errors.Is(err, errLogin) {
+		s.log.Error("nobody can sign in", "error", err) // its words are not for strangers
+		refuse(http.StatusServiceUnavailable, problem.New(problem.Unavailable, "The logins cannot be read now.", "The log of agnesctl fleet serve says why."))
+		return
 	}
 	if err != nil {
 		s.log.Warn("a login was refused", "address", address, "error", err)
