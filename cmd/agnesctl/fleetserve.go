@@ -200,7 +200,10 @@ func (s *fleetServer) run(ctx context.Context) error {
 	end() // ends the streams of open pages
 	polite, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
-	return errors.Join(watched, web.Shutdown(polite))
+	if web.Shutdown(polite) != nil {
+		_ = web.Close() // of those that did not end in time
+	}
+	return watched
 }
 
 // load reads the inventory with what the flags change of it.

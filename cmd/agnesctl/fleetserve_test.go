@@ -1,11 +1,13 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
 	"io"
 	"log/slog"
+	"net"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -158,6 +160,42 @@ func TestAnInventoryThatChangedWhileItWasReadIsReadAgain(t *testing.T) {
 		case <-time.After(time.Hour):
 		}
 	})
+}
+
+func TestAClientThatStallsIsNoFaultOfTheEnd(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "fleet.yaml")
+	if err := os.WriteFile(file, []byte("instances: []\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	ctx, end := context.WithCancel(t.Context())
+	defer end()
+	said, out := io.Pipe()
+	ended := make(chan int, 1)
+	var trouble strings.Builder
+	go func() {
+		ended <- run(ctx, []string{"fleet", "serve", "-f", file, "--addr", "127.0.0.1:0"}, func(string) string { return "" }, strings.NewReader(""), out, &trouble)
+	}()
+	line, err := bufio.NewReader(said).ReadString('\n')
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, address, _ := strings.Cut(strings.TrimSuffix(line, "/\n"), "http://")
+	client, err := net.Dial("tcp", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	if _, err := io.WriteString(client, "POST /theme HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: 9\r\n\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	if answer, err := bufio.NewReader(client).ReadString('\n'); err != nil || !strings.Contains(answer, "100 Continue") {
+		t.Fatalf("%q %v", answer, err)
+	}
+	end()
+	if code := <-ended; code != 0 {
+		t.Errorf("exit %d: %s", code, &trouble)
+	}
 }
 
 func TestLoginsStayTheirOwners(t *testing.T) {
