@@ -277,7 +277,7 @@ func TestThePageSaysWhatIsWrongAndWhatToDo(t *testing.T) {
 	if status != http.StatusOK {
 		t.Fatalf("%d %s", status, body)
 	}
-	for _, want := range []string{"storage: full", `id="c-acme" class="c healthy"`, `class="c unhealthy off"`, `class="c unreachable"`, `class="c unknown"`, "2026.04.3"} {
+	for _, want := range []string{"storage: full", `id="c-acme" class="c healthy"`, `class="c unhealthy off"`, `class="c unreachable"`, `class="c unknown"`, `aria-label="bolt: unhealthy, 2026.04.2, drift"`, "2026.04.3"} {
 		if !strings.Contains(body, want) {
 			t.Errorf("the overview lacks %q", want)
 		}

@@ -30,16 +30,14 @@ func states() []string {
 // control characters, and templates escape the rest.
 type row struct {
 	fleet.InstanceStatus
+	fleet.Record // what the judge holds it for
 
-	State    string
-	Standing fleet.Standing // what the judge holds it for
-	Since    time.Time      // of the standing
-	Timing   fleet.Timing
-	In       fleet.Instance
-	Labels   map[string]string
+	State  string
+	Timing fleet.Timing
+	In     fleet.Instance
+	Labels map[string]string
 
 	result  fleet.Result
-	record  fleet.Record
 	seq     int64           // greater than that of every row made before
 	turned  int64           // seq of the first row that looked like this one and is found like it
 	version release.Version // zero where it is none
@@ -65,8 +63,8 @@ func (m *model) newRow(in fleet.Instance, line fleet.InstanceStatus, result flee
 	}
 	line.Warnings = warnings
 	r := &row{
-		InstanceStatus: line, State: string(line.Status), Standing: record.Standing, Since: record.Since,
-		Timing: result.Timing, In: in, Labels: in.LabelSet(), result: result, record: record, seq: m.seq.Add(1),
+		InstanceStatus: line, Record: record, State: string(line.Status),
+		Timing: result.Timing, In: in, Labels: in.LabelSet(), result: result, seq: m.seq.Add(1),
 	}
 	r.turned = r.seq
 	if line.SelfTrouble || line.Status == "" {
@@ -99,7 +97,8 @@ func drawCell(r *row) template.HTML {
 		version = ", " + template.HTMLEscapeString(r.Version)
 	}
 	name := template.HTMLEscapeString(r.Name)
-	return template.HTML(`<a id="c-` + name + `" class="c ` + r.State + off + `" href="/i/` + name + `" tabindex="-1" title="` + name + `: ` + r.State + version + drift + `"><span>` + name + `</span></a>`) //nolint:gosec // escaped above
+	says := name + ": " + r.State + version + drift
+	return template.HTML(`<a id="c-` + name + `" class="c ` + r.State + off + `" href="/i/` + name + `" tabindex="-1" title="` + says + `" aria-label="` + says + `"><span>` + name + `</span></a>`) //nolint:gosec // escaped above
 }
 
 // Drifts reports whether it runs something else than what is wanted.
@@ -133,12 +132,12 @@ func (r *row) looks() string {
 
 // counts are what is said of many rows.
 type counts struct {
-	Total                                    int
-	By                                       map[string]int // state
-	Drifted, Deprecated, Warned, NoData, Old int
-	Versions                                 []versionCount
-	Channels                                 []string
-	SelfTroubled                             int
+	Total                            int
+	By                               map[string]int // state
+	Drifted, Deprecated, Warned, Old int
+	Versions                         []versionCount
+	Channels                         []string
+	SelfTroubled                     int
 }
 
 type versionCount struct {
@@ -250,7 +249,7 @@ func (m *model) replace(instances []fleet.Instance, live Live) {
 	for _, in := range instances {
 		result, record, seen := live.Result(in.Name)
 		if was := m.get(in.Name); !seen && was != nil && was.URL == in.URL && !was.result.At.IsZero() {
-			result, record = was.result, was.record
+			result, record = was.result, was.Record
 			lines[in.Name] = fleet.NewStatus(time.Now(), []fleet.Instance{in}, []fleet.Result{result}).Instances[0]
 		}
 		line := lines[in.Name]
