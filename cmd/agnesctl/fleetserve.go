@@ -73,7 +73,8 @@ abort a rollout always needs a login:
   --auth-once    prints a password that opens one session
   --auth-header  a reverse proxy signs people in and names them in this header;
                  it counts from --trusted-proxy alone
-Behind a proxy, --trusted-proxy is also who says which address a login is tried from.`,
+Behind a proxy, attempts at a login are counted by the address that --trusted-proxy
+names; without it they are counted together.`,
 		Example: `  agnesctl fleet serve -f fleet.yaml
   agnesctl fleet serve --auth-file logins --public-url https://fleet.acme.com --trusted-proxy 127.0.0.1
   agnesctl fleet serve --auth-header X-Forwarded-User --trusted-proxy 127.0.0.1/32

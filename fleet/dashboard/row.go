@@ -2,7 +2,6 @@ package dashboard
 
 import (
 	"cmp"
-	"fmt"
 	"html/template"
 	"maps"
 	"slices"
@@ -126,8 +125,13 @@ func (r *row) More() int {
 }
 
 // looks is what a cell of the grid shows, and what is counted.
-func (r *row) looks() string {
-	return fmt.Sprint(r.State, r.Drifts(), r.Version, r.Deprecated, len(r.Warnings) > 0)
+type looks struct {
+	state, version             string
+	drifts, deprecated, warned bool
+}
+
+func (r *row) looks() looks {
+	return looks{r.State, r.Version, r.Drifts(), r.Deprecated, len(r.Warnings) > 0}
 }
 
 // counts are what is said of many rows.
