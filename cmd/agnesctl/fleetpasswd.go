@@ -90,7 +90,7 @@ func setLogin(env cli.Env, file, name, line string) error {
 // replaceLogins puts a file in place of another one, for the same owner and group to
 // read: whoever sets a password with sudo must not take the file away from the page.
 func replaceLogins(file, text string) (err error) {
-	mode, owner := fs.FileMode(0o600), &syscall.Stat_t{Uid: uint32(os.Getuid()), Gid: uint32(os.Getgid())} //nolint:gosec // they fit
+	mode, owner := fs.FileMode(0o600), &syscall.Stat_t{Uid: uint32(os.Getuid()), Gid: uint32(os.Getgid())}
 	if info, err := os.Stat(file); err == nil {
 		mode |= info.Mode().Perm() & 0o040
 		if of, ok := info.Sys().(*syscall.Stat_t); ok {

@@ -191,7 +191,7 @@ func (g *rig) quietly(t *testing.T, results map[string]fleet.Result) {
 	g.mu.Lock()
 	g.results = results
 	g.mu.Unlock()
-	time.Sleep(refreshEvery)
+	<-time.After(refreshEvery)
 	synctest.Wait()
 }
 

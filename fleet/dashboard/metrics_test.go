@@ -2,6 +2,7 @@ package dashboard
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -122,7 +123,7 @@ func TestMetricsGoOnWhileNobodyLooksAtThePage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := newStillRig(t, Access{}, healthy("acme", "2026.04.3"))
 		for range 3 {
-			time.Sleep(time.Minute)
+			<-time.After(time.Minute)
 			again := healthy("acme", "2026.04.3")
 			again.At, again.Timing.Total = time.Now(), 34*time.Millisecond
 			g.quietly(t, map[string]fleet.Result{"acme": again})
@@ -154,7 +155,12 @@ func TestReadersThatDoNotReadKeepPrometheusOutForAMinuteAtMost(t *testing.T) {
 		web, listener := &http.Server{Handler: g.server, ReadHeaderTimeout: time.Minute}, make(pipe)
 		served := make(chan error, 1)
 		go func() { served <- web.Serve(listener) }()
-		defer func() { close(listener); <-served; _ = web.Close() }()
+		defer func() {
+			close(listener)
+			if err := errors.Join(<-served, web.Close()); !errors.Is(err, net.ErrClosed) {
+				t.Error(err)
+			}
+		}()
 		for range 2 {
 			theirs, ours := net.Pipe()
 			defer theirs.Close()
@@ -167,7 +173,7 @@ func TestReadersThatDoNotReadKeepPrometheusOutForAMinuteAtMost(t *testing.T) {
 		if body := g.page("/metrics"); !strings.Contains(body, "Limit of concurrent requests") {
 			t.Errorf("nobody is in the way: %s", body)
 		}
-		time.Sleep(answerLimit)
+		<-time.After(answerLimit)
 		synctest.Wait()
 		if body := g.page("/metrics"); !strings.Contains(body, `name="acme"`) {
 			t.Errorf("they are still in the way: %s", body)
