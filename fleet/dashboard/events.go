@@ -114,12 +114,13 @@ func (r *reader) note(was, is *row) {
 	}
 }
 
-// begin notes what a page shows that was made of the rows up to since. Where more
-// than times and latencies has changed after that, which rows it shows may be
-// others: it has to be made anew.
-func (r *reader) begin(rows []*row, since int64) {
+// begin notes what a page shows that was made of the rows up to since, and what of it
+// has changed after that. Where a filter may select other rows by now, or the
+// inventory has others, the page has to be made anew.
+func (r *reader) begin(rows []*row, replaced, since int64) {
 	r.table, r.grid, r.stale, r.said = map[string]bool{}, map[string]bool{}, false, false
-	r.reload = r.reload || slices.ContainsFunc(rows, func(one *row) bool { return one.turned > since })
+	turned := func(one *row) bool { return one.turned > since }
+	r.reload = replaced > since || r.filter.Active() && slices.ContainsFunc(rows, turned)
 	shown := r.filter.apply(rows)
 	page, _, _ := r.filter.slice(shown)
 	for _, one := range page {
@@ -130,6 +131,9 @@ func (r *reader) begin(rows []*row, since int64) {
 	}
 	for _, one := range shown {
 		r.grid[one.Name] = true
+		if turned(one) {
+			r.cells[one.Name], r.counts = one, true
+		}
 	}
 }
 
@@ -237,7 +241,7 @@ func (s *Server) tellOfRows(ctx context.Context, out *stream, r *http.Request) {
 		one := s.model.get(me.only)
 		me.reload = one == nil || one.seq > since
 	} else {
-		me.begin(s.model.all(), since)
+		me.begin(s.model.all(), s.model.replacedAt(), since)
 	}
 	me.mu.Unlock()
 	me.poke()
@@ -265,7 +269,7 @@ func (s *Server) tellOfRows(ctx context.Context, out *stream, r *http.Request) {
 			t, counts := me.take()
 			if t.Reload && me.only == "" { // from here on it shows the rows of now
 				me.mu.Lock()
-				me.begin(s.model.all(), math.MaxInt64)
+				me.begin(s.model.all(), 0, math.MaxInt64)
 				me.mu.Unlock()
 			}
 			if counts && !t.Reload {

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -125,6 +126,14 @@ func TestAPageIsToldWhatItMissedBeforeItListened(t *testing.T) {
 	witness := g.listen(t, g.eventsOf(t, "/i/bolt"))
 	g.see(r)
 	next(t, witness) // it was taken in
+	if news := next(t, g.listen(t, before)); news.Reload || !strings.Contains(news.Rows["bolt"], "2026.04.4") || !strings.Contains(news.Cells["bolt"], "2026.04.4") || news.Summary == "" || len(news.Cells) != 1 {
+		t.Errorf("%+v", news)
+	}
+	joined := g.in[0]
+	joined.Name = "core"
+	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
+	done := g.follow(ctx, append(slices.Clone(g.in), joined))
+	defer func() { cancel(); <-done }()
 	if news := next(t, g.listen(t, before)); !news.Reload {
 		t.Errorf("%+v", news)
 	}

@@ -136,8 +136,8 @@ func cellSize(n int) string {
 const maxLabels = 12
 
 func (s *Server) overview(w http.ResponseWriter, r *http.Request) {
-	rows := s.model.all()
-	v := overviewView{Filter: parseFilter(r.URL.Query()), All: count(rows), Empty: len(rows) == 0, GroupBy: groupings(rows)}
+	seq, rows := s.model.replacedAt(), s.model.all()
+	v := overviewView{Filter: parseFilter(r.URL.Query()), All: count(rows), Empty: len(rows) == 0, GroupBy: groupings(rows), seq: seq}
 	for _, one := range rows {
 		v.seq = max(v.seq, one.seq)
 	}

@@ -214,9 +214,10 @@ type model struct {
 	draw func(*row) template.HTML
 	seq  atomic.Int64 // of the newest row; begins with the time, so that it grows over restarts too
 
-	mu    sync.RWMutex
-	rows  []*row // by name
-	index map[string]int
+	mu       sync.RWMutex
+	rows     []*row // by name
+	index    map[string]int
+	replaced int64 // seq of the first row of this inventory
 }
 
 func newModel(draw func(*row) template.HTML) *model {
@@ -230,6 +231,12 @@ func (m *model) all() []*row {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
 	return slices.Clone(m.rows)
+}
+
+func (m *model) replacedAt() int64 {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	return m.replaced
 }
 
 // get returns one row, or nil.
@@ -249,6 +256,7 @@ func (m *model) replace(instances []fleet.Instance, live Live) {
 	for _, line := range live.Status().Instances {
 		lines[line.Name] = line
 	}
+	first := m.seq.Load() + 1
 	rows, index := make([]*row, 0, len(instances)), make(map[string]int, len(instances))
 	for _, in := range instances {
 		result, record, seen := live.Result(in.Name)
@@ -269,7 +277,7 @@ func (m *model) replace(instances []fleet.Instance, live Live) {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.rows, m.index = rows, index
+	m.rows, m.index, m.replaced = rows, index, first
 }
 
 // update takes one line in; it returns the row before and after, or nothing for an
