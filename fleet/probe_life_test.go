@@ -9,8 +9,7 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"fmt"
-	"io"
-	"log"
+	"log/slog"
 	"math/big"
 	"net"
 	"net/http"
@@ -47,7 +46,7 @@ func TestACertificateIsLookedAtAgainThoughTheConnectionIsKept(t *testing.T) {
 		var shown atomic.Pointer[tls.Certificate]
 		shown.Store(old)
 		listener := &pipes{made: make(chan net.Conn), done: make(chan struct{})}
-		server := &http.Server{ErrorLog: log.New(io.Discard, "", 0), Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		server := &http.Server{ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelError), Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Type", "application/json")
 			fmt.Fprint(w, `{"status":"healthy","version":"2026.04.7","channel":"stable"}`)
 		})}

@@ -128,12 +128,12 @@ type facts struct {
 	named      bool // by digest or version: no channel is followed
 	seen       time.Time
 	asked      time.Time // when somebody asked for the wanted one; zero where that is not known
-	confirmed  bool    // a smoke test has passed
-	deprecated bool    // the wanted one
-	withdrawn  bool    // what runs is deprecated
-	failed     *Record // the wanted one failed here
-	tried      *Record // it could not be tried, not long ago
-	left       *Record // somebody went back from it by hand
+	confirmed  bool      // a smoke test has passed
+	deprecated bool      // the wanted one
+	withdrawn  bool      // what runs is deprecated
+	failed     *Record   // the wanted one failed here
+	tried      *Record   // it could not be tried, not long ago
+	left       *Record   // somebody went back from it by hand
 }
 
 // decide is pure: the same facts always give the same decision.

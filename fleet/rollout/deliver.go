@@ -31,7 +31,7 @@ type Job struct {
 	Target   deploy.Image
 	Before   Before
 	Asked    time.Time // when the member was sent for
-	Recall   bool // of Back: the member has not arrived
+	Recall   bool      // of Back: the member has not arrived
 }
 
 // Delivered is the Outcome of what was sent: the engine looks whether the member
