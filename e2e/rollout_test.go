@@ -41,6 +41,8 @@ type estate struct {
 type place struct {
 	docker *dockertest.Daemon
 	ssh    *sshtest.Server
+	off    sync.RWMutex // held for reading by a tick of its timers
+	lost   bool
 }
 
 // resident is one instance.
@@ -225,7 +227,8 @@ func (e *estate) desiredServer() string {
 }
 
 // timers are the hosts' own: each tick runs the updates of the host's pulling
-// instances, one after the other.
+// instances, one after the other. Those that would find nothing to do are left out,
+// for they take the processors from all else.
 func (e *estate) timers() {
 	done, t := make(chan struct{}), e.t
 	var wg sync.WaitGroup
@@ -242,7 +245,9 @@ func (e *estate) timers() {
 					case <-done:
 						return
 					case <-tick.C:
-						p.tick(r)
+						if version, _ := e.version(r); e.wanted(r) != "stable-"+version {
+							p.tick(r)
+						}
 					}
 				}
 			}
@@ -252,9 +257,30 @@ func (e *estate) timers() {
 }
 
 func (p *place) tick(r resident) {
+	p.off.RLock()
+	defer p.off.RUnlock()
+	if p.lost {
+		return
+	}
 	cmd := exec.Command(filepath.Join(bin, "agnesctl"), "host", "auto-update", "--dir", r.dir, "--soak", "0s", "--ready-wait", "20s")
 	cmd.Env = append(os.Environ(), p.docker.Env()...)
 	_ = cmd.Run() // what it came to is seen from outside alone
+}
+
+// lose takes a host away with everything on it, and returns what brings it back.
+func (p *place) lose() (find func()) {
+	p.docker.Kill() // ends a tick that is at work, too
+	p.ssh.Stop()
+	p.off.Lock()
+	p.lost = true
+	p.off.Unlock()
+	return func() {
+		p.docker.Boot()
+		p.ssh.Restart()
+		p.off.Lock()
+		p.lost = false
+		p.off.Unlock()
+	}
 }
 
 // rolled is what agnesctl says of a rollout.
@@ -304,16 +330,22 @@ type underway struct {
 	e         *estate
 	cmd       *exec.Cmd
 	out, errs bytes.Buffer
-	from      int // lines of the audit before it
+	from      int           // lines of the audit before it
+	ended     chan struct{} // closed when it has, with err
+	err       error
 }
 
 func (e *estate) begin(args ...string) *underway {
 	e.t.Helper()
-	u := &underway{e: e, cmd: e.operator(args...), from: len(e.audit())}
+	u := &underway{e: e, cmd: e.operator(args...), from: len(e.audit()), ended: make(chan struct{})}
 	u.cmd.Stdout, u.cmd.Stderr = &u.out, &u.errs
 	if err := u.cmd.Start(); err != nil {
 		e.t.Fatal(err)
 	}
+	go func() {
+		u.err = u.cmd.Wait()
+		close(u.ended)
+	}()
 	return u
 }
 
@@ -332,9 +364,9 @@ func (u *underway) rest() (code int, o rolled) {
 	t := u.e.t
 	t.Helper()
 	began := time.Now()
-	err := u.cmd.Wait()
-	if exit := (*exec.ExitError)(nil); err != nil && !errors.As(err, &exit) {
-		t.Fatal(err)
+	<-u.ended
+	if exit := (*exec.ExitError)(nil); u.err != nil && !errors.As(u.err, &exit) {
+		t.Fatal(u.err)
 	}
 	_ = json.Unmarshal(u.out.Bytes(), &o)
 	keepsSecrets(t, u.out.String()+u.errs.String(), map[string]string{"token": fleetToken, "password": adminPassword})
@@ -371,14 +403,21 @@ func (e *estate) audit() []auditLine {
 func (u *underway) until(wave, member, event string) {
 	t := u.e.t
 	t.Helper()
-	deadline := time.Now().Add(5 * time.Minute)
+	late, ended := time.After(5*time.Minute), false
 	for {
+		select {
+		case <-u.ended:
+			ended = true
+		case <-late:
+			ended = true
+		default:
+		}
 		for _, l := range u.e.audit()[u.from:] {
 			if (wave == "" || l.Wave == wave) && (member == "" || member == "*" && l.Member != "" || l.Member == member) && l.Event == event {
 				return
 			}
 		}
-		if time.Now().After(deadline) {
+		if ended {
 			t.Fatalf("the rollout never came to %s %s %s\n%+v\n%s", wave, member, event, u.e.audit()[u.from:], u.errs.String())
 		}
 		<-time.After(20 * time.Millisecond)
@@ -389,20 +428,37 @@ func (u *underway) until(wave, member, event string) {
 func (e *estate) runs() map[string]string {
 	e.t.Helper()
 	found := map[string]string{}
-	client := &http.Client{Timeout: 5 * time.Second}
 	for _, r := range e.members {
-		var v struct{ Version string }
-		resp, err := client.Get(r.url() + "/api/version")
-		if err == nil {
-			err = json.NewDecoder(resp.Body).Decode(&v)
-			_ = resp.Body.Close()
-		}
-		found[r.name] = v.Version
-		if err != nil {
+		var err error
+		if found[r.name], err = e.version(r); err != nil {
 			found[r.name] = "no answer"
 		}
 	}
 	return found
+}
+
+// version asks an instance what it runs.
+func (e *estate) version(r resident) (string, error) {
+	var v struct{ Version string }
+	resp, err := (&http.Client{Timeout: 5 * time.Second}).Get(r.url() + "/api/version")
+	if err == nil {
+		err = json.NewDecoder(resp.Body).Decode(&v)
+		_ = resp.Body.Close()
+	}
+	return v.Version, err
+}
+
+// wanted is the tag in an instance's file of the fleet's repository.
+func (e *estate) wanted(r resident) string {
+	var file struct{ Tag string }
+	text, err := exec.Command("git", "-C", e.git, "show", "main:desired/"+r.name+".json").Output()
+	if err == nil {
+		err = json.Unmarshal(text, &file)
+	}
+	if err != nil {
+		return "" // in the midst of a push
+	}
+	return file.Tag
 }
 
 // hold checks which version each instance runs, by a function of the instance,
@@ -576,7 +632,7 @@ func TestARolloutIsTakenThroughTheFleetOrBack(t *testing.T) {
 			if err := u.cmd.Process.Kill(); err != nil {
 				t.Fatal(err)
 			}
-			_ = u.cmd.Wait()
+			<-u.ended
 		}
 		u := e.begin(e.how("--resume")...)
 		u.end(0, "done")
@@ -591,5 +647,75 @@ func TestARolloutIsTakenThroughTheFleetOrBack(t *testing.T) {
 			t.Errorf("the audit has the members %v; want each once", taken)
 		}
 		at = r
+	})
+
+	e.story("a host that is lost in a wave is caught up with", func(t *testing.T) {
+		r := e.release("good", nil)
+		lost := e.places[1]
+		u := e.begin(e.to(r, "--max-unreachable", "6", "--arrive-within", "20s")...)
+		u.until("early", "*", "taking")
+		find := lost.lose()
+		// One that was just being deployed to is inconclusive, and stops the rollout.
+		code, o := u.rest()
+		find()
+		switch {
+		case code == 5 && o.State == "stopped":
+			o = e.roll(0, "done", e.how("--resume")...)
+		case code != 0 || o.State != "done" || len(o.CatchUp) == 0:
+			t.Fatalf("the rollout ended with %d in %q: %s%s", code, o.State, o.Reason, o.states())
+		}
+		if len(o.CatchUp) > 0 {
+			e.roll(0, "done", e.how("--catch-up")...)
+		}
+		e.hold("caught up", all(r))
+		at = r
+	})
+
+	e.story("an abort is heeded in every state", func(t *testing.T) {
+		for _, c := range []struct {
+			name, wave, member, event string
+			bad, pause                bool
+		}{
+			{name: "while the canary is taken", wave: "canary", member: "m01", event: "taking"},
+			{name: "while the canary soaks", wave: "canary", event: "wave soaking"},
+			{name: "while it is paused", wave: "canary", event: "wave soaking", pause: true},
+			{name: "while a wave is taken back", wave: "rest", member: "*", event: "reverting", bad: true},
+		} {
+			r := e.release("good", nil)
+			if c.bad {
+				r = e.release("bad for one", odd, badForOne...)
+			}
+			ran := e.runs()
+			args := e.to(r)
+			if c.event == "wave soaking" {
+				args = append(args, "--wave-soak", "1m") // long enough to be met
+			}
+			u := e.begin(args...)
+			u.until(c.wave, c.member, c.event)
+			give := func(order string) {
+				t.Helper()
+				if out, err := e.operator(order).CombinedOutput(); err != nil {
+					t.Fatalf("%s: %s: %v\n%s", c.name, order, err, out)
+				}
+			}
+			if c.pause {
+				give("--pause")
+				u.until("", "", "paused") // its program stays, for somebody else may resume it
+			}
+			give("--abort")
+			o := u.end(5, "aborted")
+			end := maps.Clone(ran)
+			for _, w := range o.Waves {
+				for _, m := range w.Members {
+					if m.State == "taken" {
+						end[m.Name] = r.version
+					}
+					if !slices.Contains([]string{"waiting", "taken", "failed", "reverted"}, m.State) {
+						t.Errorf("%s: %s was left %s", c.name, m.Name, m.State)
+					}
+				}
+			}
+			e.hold(c.name, func(m resident) string { return end[m.name] })
+		}
 	})
 }
