@@ -404,11 +404,11 @@ func TestBenchSweepAgainstItsPeers(t *testing.T) {
 		{"RSS in MB", float64(max(ours.rss, holes.rss)) / (1 << 20), 100},
 	}
 	for _, b := range bars {
-		verdict := "PASS"
+		verdict, say := "PASS", t.Logf
 		if b.found > b.at {
-			verdict = "MISS"
+			verdict, say = "MISS", t.Errorf
 		}
-		t.Logf("%s %-45s %6.2f (bar %.2f)", verdict, b.what, b.found, b.at)
+		say("%s %-45s %6.2f (bar %.2f)", verdict, b.what, b.found, b.at)
 	}
 }
 
