@@ -154,5 +154,5 @@ func unusable(err error, path string) error {
 	case strings.Contains(text, "SQLITE_BUSY"):
 		hint = "Another agnesctl is writing: wait a moment, and run the same command again."
 	}
-	return problem.Wrap(err, problem.Internal, "The fleet's database "+path+" cannot be used.", hint)
+	return problem.Wrap(err, problem.Internal, "The fleet's database "+path+" cannot be used", hint)
 }
