@@ -189,7 +189,7 @@ func (p *Prober) Turn(ctx context.Context) (leave func(Result), ok bool) {
 	return func(r Result) {
 		silent.Stop()
 		left()
-		p.room.saw(r.Timing)
+		p.room.saw(r)
 	}, true
 }
 

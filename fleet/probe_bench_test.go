@@ -370,8 +370,8 @@ func ratio(a, b []time.Duration) float64 { return middle(a).Seconds() / middle(b
 // client is a process of its own, and so are the fleets. Turns begin elsewhere each
 // round, and medians are compared, so that what else the machine does hits all alike.
 //
-// Wrong answers fail it, and more than one in a hundred that come too late. Whether a bar is met is printed: it is a matter of the
-// machine, too.
+// Wrong answers fail it, more than one in a hundred that come too late, and a bar that
+// is missed: measure on a machine that has nothing else to do.
 func TestBenchSweepAgainstItsPeers(t *testing.T) {
 	whole, holed := benchSim(t, benchN, ""), benchSim(t, benchN, "hole=0.01")
 	e := benchExporter(t, whole)

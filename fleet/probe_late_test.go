@@ -54,12 +54,46 @@ func (l *pipes) Accept() (net.Conn, error) {
 func (l *pipes) Close() error   { close(l.done); return nil }
 func (l *pipes) Addr() net.Addr { return &net.UnixAddr{Name: "pipe", Net: "pipe"} }
 
+// lateFleet is 300 instances in memory.
+type lateFleet struct {
+	listener *pipes
+	all      []fleet.Instance
+}
+
+// serve lives in a bubble of synctest.
+func (f *lateFleet) serve(issuer *httptest.Server) (stop func()) {
+	f.listener = &pipes{made: make(chan net.Conn), done: make(chan struct{})}
+	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		fmt.Fprint(w, `{"status":"healthy","version":"2026.04.7","channel":"stable"}`)
+	})}
+	go func() {
+		_ = server.Serve(tls.NewListener(f.listener, &tls.Config{Certificates: issuer.TLS.Certificates, NextProtos: []string{"http/1.1"}}))
+	}()
+	authority := string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: issuer.Certificate().Raw}))
+	f.all = nil
+	for i := range 300 {
+		f.all = append(f.all, fleet.Instance{Name: fmt.Sprintf("sim-%05d", i), URL: fmt.Sprintf("https://example.com:%d", 8000+i), TLS: fleet.TLS{PEM: authority}})
+	}
+	return func() { _ = server.Close() }
+}
+
+// silent takes what is said, and never speaks.
+func silent() net.Conn {
+	here, there := net.Pipe()
+	go func() {
+		for err := error(nil); err == nil; {
+			_, err = there.Read(make([]byte, 4096))
+		}
+	}()
+	return here
+}
+
 func TestWhoWaitedWhileThisMachineWasBehindIsAskedOnceMore(t *testing.T) {
 	t.Parallel()
 	issuer := httptest.NewUnstartedServer(nil) // for its certificate, of example.com
 	issuer.StartTLS()
 	defer issuer.Close()
-	authority := string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: issuer.Certificate().Raw}))
 	for name, tt := range map[string]struct {
 		wait  time.Duration // of each handshake for the processor
 		dials int           // to the one whose first handshake is lost
@@ -69,19 +103,8 @@ func TestWhoWaitedWhileThisMachineWasBehindIsAskedOnceMore(t *testing.T) {
 		"one that is not":          {0, 1, fleet.Unreachable},
 	} {
 		synctest.Test(t, func(t *testing.T) {
-			listener := &pipes{made: make(chan net.Conn), done: make(chan struct{})}
-			server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-				w.Header().Set("Content-Type", "application/json")
-				fmt.Fprint(w, `{"status":"healthy","version":"2026.04.7","channel":"stable"}`)
-			})}
-			go func() {
-				_ = server.Serve(tls.NewListener(listener, &tls.Config{Certificates: issuer.TLS.Certificates, NextProtos: []string{"http/1.1"}}))
-			}()
-			defer server.Close()
-			var all []fleet.Instance
-			for i := range 300 {
-				all = append(all, fleet.Instance{Name: fmt.Sprintf("sim-%05d", i), URL: fmt.Sprintf("https://example.com:%d", 8000+i), TLS: fleet.TLS{PEM: authority}})
-			}
+			var f lateFleet
+			defer f.serve(issuer)()
 			var mu sync.Mutex
 			dials := 0
 			p := fleet.NewProber(fleet.ProbeOptions{Concurrency: 64, Connect: 2 * time.Second, MaxIdle: -1, MaxSessions: -1, Dial: func(_ context.Context, _, address string) (net.Conn, error) {
@@ -91,19 +114,13 @@ func TestWhoWaitedWhileThisMachineWasBehindIsAskedOnceMore(t *testing.T) {
 					first := dials == 1
 					mu.Unlock()
 					if first {
-						silent, other := net.Pipe()
-						go func() { // takes what is said, and never speaks
-							for err := error(nil); err == nil; {
-								_, err = other.Read(make([]byte, 4096))
-							}
-						}()
-						return silent, nil
+						return silent(), nil
 					}
 				}
-				return &slowRead{Conn: listener.dial(), wait: tt.wait}, nil
+				return &slowRead{Conn: f.listener.dial(), wait: tt.wait}, nil
 			}})
 			defer p.Close()
-			got, _ := must(t, p, all)
+			got, _ := must(t, p, f.all)
 			if r := got["sim-00000"]; r.Health != tt.want || dials != tt.dials {
 				t.Errorf("%s: %s after %d dials, want %s after %d: %v", name, r.Health, dials, tt.want, tt.dials, r.Err)
 			}
@@ -114,4 +131,48 @@ func TestWhoWaitedWhileThisMachineWasBehindIsAskedOnceMore(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Two hosts are silent: the first one while the machine is behind, so that it is asked
+// once more, the last one when it is not any more. Both waits are one.
+func TestTheSecondAskingOverlapsWithTheFirst(t *testing.T) {
+	t.Parallel()
+	issuer := httptest.NewUnstartedServer(nil)
+	issuer.StartTLS()
+	defer issuer.Close()
+	synctest.Test(t, func(t *testing.T) {
+		var f lateFleet
+		defer f.serve(issuer)()
+		const limit, behind = 2 * time.Second, 64 // handshakes
+		began := time.Now()
+		var mu sync.Mutex
+		dials := map[string][]time.Duration{}
+		p := fleet.NewProber(fleet.ProbeOptions{Concurrency: 64, Connect: limit, MaxIdle: -1, MaxSessions: -1, Dial: func(_ context.Context, _, address string) (net.Conn, error) {
+			mu.Lock()
+			defer mu.Unlock()
+			dials[address] = append(dials[address], time.Since(began))
+			if address == "example.com:8000" || address == "example.com:8299" {
+				return silent(), nil
+			}
+			wait := 100 * time.Millisecond
+			if len(dials) <= behind {
+				wait = 400 * time.Millisecond
+			}
+			return &slowRead{Conn: f.listener.dial(), wait: wait}, nil
+		}})
+		defer p.Close()
+		got, s := must(t, p, f.all)
+		first, last := dials["example.com:8000"], dials["example.com:8299"]
+		if len(first) != 2 || len(last) != 1 {
+			t.Fatalf("the first one was asked at %v, the last one at %v; want twice and once", first, last)
+		}
+		if first[1] >= last[0]+limit || s.Took > first[1]+limit {
+			t.Errorf("the last one was asked at %v, the first one again at %v, and the sweep took %v", last[0], first[1], s.Took)
+		}
+		for name, r := range got {
+			if want := name != "sim-00000" && name != "sim-00299"; r.Good() != want {
+				t.Fatalf("%+v", r)
+			}
+		}
+	})
 }

@@ -6,21 +6,30 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
 func TestARoomShrinksWhenHandshakesQueueAndGrowsBack(t *testing.T) {
 	t.Parallel()
 	r := newRoom(256, 1600*time.Millisecond)
-	far := Timing{Connect: 300 * time.Millisecond, TLS: 310 * time.Millisecond}
+	far := Result{Timing: Timing{Connect: 300 * time.Millisecond, TLS: 310 * time.Millisecond}}
 	for range 1000 {
 		r.saw(far)
 	}
 	if r.limit != 256 {
 		t.Errorf("hosts that are far made it %d", r.limit)
 	}
+	silent := Result{At: time.Now(), Fault: FaultTimeout, Timing: Timing{Connect: 20 * time.Millisecond, TLS: 1600 * time.Millisecond}}
+	r.saw(far)
+	for range 1000 {
+		r.saw(silent)
+	}
+	if r.limit != 256 || !r.behind.IsZero() {
+		t.Errorf("silent hosts made it %d", r.limit)
+	}
 	for range 3000 {
-		r.saw(Timing{Connect: 20 * time.Millisecond, TLS: 700 * time.Millisecond})
+		r.saw(Result{Timing: Timing{Connect: 20 * time.Millisecond, TLS: 700 * time.Millisecond}})
 	}
 	if r.limit != leastRoom {
 		t.Errorf("a queue of our own left it at %d", r.limit)
@@ -31,6 +40,33 @@ func TestARoomShrinksWhenHandshakesQueueAndGrowsBack(t *testing.T) {
 	if r.limit != 256 {
 		t.Errorf("it grew back to %d only", r.limit)
 	}
+}
+
+// A wait in vain is only in doubt where the machine was behind in the meantime.
+func TestAWaitInVainIsInDoubtWhereTheMachineWasBehindMeanwhile(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		began := time.Now()
+		r := newRoom(256, 1600*time.Millisecond)
+		for range 3000 {
+			r.saw(Result{Timing: Timing{Connect: 20 * time.Millisecond, TLS: 700 * time.Millisecond}})
+		}
+		p := &pulse{began: began, tolerable: 200 * time.Millisecond}
+		p.due.Store(int64(pulseEvery))
+		time.Sleep(time.Second) // and no beat came
+		if !r.squeezed(began.Add(-time.Millisecond)) || !p.weak(time.Now()) {
+			t.Error("it was behind, and is taken for swift")
+		}
+		p.late.Store(int64(time.Second))
+		p.due.Store(int64(time.Second + pulseEvery))
+		if !p.weak(began) {
+			t.Error("a late beat is forgotten")
+		}
+		time.Sleep(pulseEvery)
+		if now := time.Now(); r.squeezed(now) || p.weak(now) {
+			t.Errorf("it is behind no more, and is taken for it: limit %d", r.limit)
+		}
+	})
 }
 
 func TestAFleetOfTenThousandIsKeptInTwentyThousandDescriptors(t *testing.T) {

@@ -27,18 +27,18 @@ type Sweep struct {
 // each, one at a time, as soon as it is known whose fault a failure is. The names
 // that made the sweep before wait come first, so that their waiting overlaps with
 // work. Who waited in vain while this machine was behind with its own work is asked
-// once more at the end. A context that ends stops it within moments; what was not
-// known by then is not handed on, and the error says so.
+// once more when all others have had their turn. A context that ends stops it within
+// moments; what was not known by then is not handed on, and the error says so.
 func (p *Prober) Sweep(ctx context.Context, instances []Instance, each func(Result)) (Sweep, error) {
 	s := Sweep{Began: time.Now()}
 	p.idle.sweep()
-	order := p.order(instances)
 	var (
 		mu    sync.Mutex
-		held  []doubt
+		order = p.order(instances)
 		late  []int // indexes of instances that are asked once more
-		signs int   // instances that gave a sign of life
-		ours  int   // results that are blamed on us
+		held  []doubt
+		signs int // instances that gave a sign of life
+		ours  int // results that are blamed on us
 		room  = newRoom(p.o.Concurrency, p.o.Connect)
 		pulse = takePulse(p.o.Connect / 8)
 	)
@@ -53,8 +53,8 @@ func (p *Prober) Sweep(ctx context.Context, instances []Instance, each func(Resu
 	one := func(i int, again bool) {
 		in := instances[i]
 		r, how := p.ask(ctx, in)
-		room.saw(r.Timing)
-		if r.Fault == FaultTimeout && !again && (room.squeezed() || pulse.weak()) {
+		room.saw(r)
+		if r.Fault == FaultTimeout && !again && (room.squeezed(r.At) || pulse.weak(r.At)) {
 			mu.Lock()
 			defer mu.Unlock()
 			late = append(late, i)
@@ -85,35 +85,38 @@ func (p *Prober) Sweep(ctx context.Context, instances []Instance, each func(Resu
 		}
 		report(r)
 	}
-	defer context.AfterFunc(ctx, room.wake)()
-	all := func(order []int, again bool) {
-		var next atomic.Int64
-		var workers sync.WaitGroup
-		for range min(p.o.Concurrency, len(order)) {
-			workers.Go(func() {
-				for ctx.Err() == nil {
-					if !room.enter(ctx) {
-						return
-					}
-					// Who only waits for a silent host takes no processor from others.
-					leave := sync.OnceFunc(room.leave)
-					silent := time.AfterFunc(p.o.Connect/2, leave)
-					i := int(next.Add(1)) - 1
-					if i < len(order) {
-						one(order[i], again)
-					}
-					silent.Stop()
-					leave()
-					if i >= len(order) {
-						return
-					}
-				}
-			})
+	next := func() (i int, again, ok bool) {
+		mu.Lock()
+		defer mu.Unlock()
+		list := &order
+		if again = len(order) == 0; again {
+			list = &late
 		}
-		workers.Wait()
+		if len(*list) == 0 {
+			return 0, again, false
+		}
+		i, *list = (*list)[0], (*list)[1:]
+		return i, again, true
 	}
-	all(order, false)
-	all(late, true)
+	defer context.AfterFunc(ctx, room.wake)()
+	var workers sync.WaitGroup
+	for range min(p.o.Concurrency, len(instances)) {
+		workers.Go(func() {
+			for more := true; more && room.enter(ctx); {
+				// Who only waits for a silent host takes no processor from others.
+				leave := sync.OnceFunc(room.leave)
+				silent := time.AfterFunc(p.o.Connect/2, leave)
+				var i int
+				var again bool
+				if i, again, more = next(); more {
+					one(i, again)
+				}
+				silent.Stop()
+				leave()
+			}
+		})
+	}
+	workers.Wait()
 	for _, d := range held {
 		if ctx.Err() != nil {
 			break
@@ -148,7 +151,9 @@ type room struct {
 	most      int
 	tolerable time.Duration
 	average   time.Duration
-	samples   int // since the limit was changed
+	samples   int       // since the limit was changed
+	spoken    time.Time // when a handshake last came to an end
+	behind    time.Time // when the average was last above what is tolerable
 }
 
 const leastRoom = 32
@@ -186,56 +191,74 @@ func (r *room) wake() {
 	r.free.Broadcast()
 }
 
-// squeezed reports whether this machine is behind: then a wait that ended in vain may
-// have been for us.
-func (r *room) squeezed() bool {
+// squeezed reports whether handshakes have had to queue since a moment: then a wait
+// that ended in vain may have been for us.
+func (r *room) squeezed(since time.Time) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.limit < r.most
+	return r.behind.After(since)
 }
 
 // pulse tells whether this machine does what it has to when it has to. A timer that
 // is late by itself is a processor that others have.
 type pulse struct {
-	late atomic.Bool
-	done chan struct{}
+	began     time.Time
+	tolerable time.Duration
+	due, late atomic.Int64 // since began, in ns: the next beat, and the last one that was late
+	done      chan struct{}
 }
 
 const pulseEvery = 50 * time.Millisecond
 
 func takePulse(tolerable time.Duration) *pulse {
-	p := &pulse{done: make(chan struct{})}
+	p := &pulse{began: time.Now(), tolerable: tolerable, done: make(chan struct{})}
+	p.due.Store(int64(pulseEvery))
 	go func() {
 		timer := time.NewTimer(pulseEvery)
 		defer timer.Stop()
-		for due := time.Now().Add(pulseEvery); ; due = time.Now().Add(pulseEvery) {
+		for {
 			select {
 			case <-timer.C:
 			case <-p.done:
 				return
 			}
-			if time.Since(due) > tolerable {
-				p.late.Store(true)
+			now := time.Since(p.began)
+			if now-time.Duration(p.due.Load()) > p.tolerable {
+				p.late.Store(int64(now))
 			}
+			p.due.Store(int64(now + pulseEvery))
 			timer.Reset(pulseEvery)
 		}
 	}()
 	return p
 }
 
-// weak reports whether the machine was behind since the pulse is taken.
-func (p *pulse) weak() bool { return p.late.Load() }
+// weak reports whether the machine has been behind since a moment; a beat that is
+// overdue right now counts.
+func (p *pulse) weak(since time.Time) bool {
+	overdue := time.Since(p.began) - time.Duration(p.due.Load())
+	return overdue > p.tolerable || time.Duration(p.late.Load()) > since.Sub(p.began)
+}
 
 func (p *pulse) stop() { close(p.done) }
 
 // saw moves the limit: down fast, up slowly.
-func (r *room) saw(t Timing) {
+func (r *room) saw(result Result) {
+	t := result.Timing
 	if t.TLS == 0 {
 		return
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if result.Fault != FaultTimeout {
+		r.spoken = time.Now()
+	} else if r.spoken.After(result.At) {
+		return // it is that host that is silent: others were heard meanwhile
+	}
 	r.average += (max(0, t.TLS-t.Connect) - r.average) / 16
+	if r.average > r.tolerable {
+		r.behind = time.Now()
+	}
 	if r.samples++; r.samples < r.limit {
 		return
 	}
