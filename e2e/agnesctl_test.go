@@ -118,7 +118,7 @@ type setupAnswer struct {
 }
 
 func TestOneCommandTakesAFreshInstanceToTables(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	data := t.TempDir()
 	p := start(t, data)
 	c := newTerminal(t, p.url)
@@ -196,7 +196,7 @@ func TestOneCommandTakesAFreshInstanceToTables(t *testing.T) {
 }
 
 func TestCommandsOfAnInstanceThatIsSetUp(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	files := t.TempDir()
 	writeFile(t, filepath.Join(files, "orders.csv"), "id,note\n1,plain\n2,\"a \x1b[31mred\x1b[0m note\"\n")
 	in := settled(t, t.TempDir(), files)
@@ -299,7 +299,7 @@ func TestCommandsOfAnInstanceThatIsSetUp(t *testing.T) {
 // The first screen of the README: the folder comes from a flag, relative to
 // where the instance was started, and its first sync may still run.
 func TestSetupOverAFolderThatAFlagFixes(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	root, err := filepath.Abs("..")
 	if err != nil {
 		t.Fatal(err)

@@ -53,7 +53,7 @@ func (s *site) setEnv(lines ...string) {
 }
 
 func TestAHostKeepsItselfUpToDate(t *testing.T) {
-	t.Parallel()
+	parallelOnImage(t)
 	s, first := newSite(t)
 	before := s.data()
 	s.setEnv("AGNES_TAG=stable", "AGNES_UPDATE_JITTER=0s", "AGNES_UPDATE_MIN_AGE=24h")

@@ -57,7 +57,7 @@ type restored struct {
 // TestAnInstanceComesBackOnAnEmptyMachine makes a backup of a running instance
 // as its operator does, loses everything, and restores it elsewhere.
 func TestAnInstanceComesBackOnAnEmptyMachine(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	data, files := t.TempDir(), t.TempDir()
 	writeFile(t, filepath.Join(files, "facts.csv"), "id,name\n1,one\n2,two\n")
 	in := settled(t, data, files)
@@ -126,7 +126,7 @@ func TestAnInstanceComesBackOnAnEmptyMachine(t *testing.T) {
 // TestAFullDiskStopsABackupAndNothingElse fills the disk under a running
 // instance that is asked for a backup.
 func TestAFullDiskStopsABackupAndNothingElse(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	disk := t.TempDir()
 	mountTmpfs(t, disk, 0, "192m")
 	data, files := filepath.Join(disk, "data"), t.TempDir()

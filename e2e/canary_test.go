@@ -126,7 +126,7 @@ func (s *site) tidy(t *testing.T) {
 }
 
 func TestACanaryIsTakenForwardOrBack(t *testing.T) {
-	t.Parallel()
+	parallelOnImage(t)
 	s, first := newSite(t)
 	s.last = first
 	faulty, moved := faultd(t), migrated(t)
@@ -262,7 +262,7 @@ func TestACanaryIsTakenForwardOrBack(t *testing.T) {
 // unless its layers grow more than any other: then the disk runs full under the
 // running instance.
 func TestACanaryWhoseDiskIsFullIsLeftAsItIs(t *testing.T) {
-	t.Parallel()
+	parallelOnImage(t)
 	s, _ := newSite(t, dockertest.WithDisk(1<<30))
 	before := s.data()
 	s.story("the image does not fit", func(t *testing.T) {
@@ -341,7 +341,7 @@ var deploySteps = []string{"lock", "preflight", "resolve", "verify", "pull", "dr
 var revertSteps = []string{"halt", "restore", "return"}
 
 func TestADeployThatIsKilledAtAnyStepIsEndedByTheNext(t *testing.T) {
-	t.Parallel()
+	parallelOnImage(t)
 	s, first := newSite(t)
 	second := s.release("good", nil)
 	before := s.data()
@@ -411,7 +411,7 @@ func (s *site) holds(t *testing.T, version string, before data) {
 // What a host's restart and a power cut leave is the same to a deploy, but for
 // what was written a moment before.
 func TestADeployOutlivesARestartOfItsHostAtAnyStep(t *testing.T) {
-	t.Parallel()
+	parallelOnImage(t)
 	s, first := newSite(t)
 	second := s.release("good", nil)
 	before := s.data()

@@ -46,7 +46,7 @@ type crashes struct {
 // publishes, is configured, is bootstrapped and makes its schema. After each
 // kill it has to come back healthy with everything that it had answered for.
 func TestNothingIsLostByKills(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	c := &crashes{t: t, rng: rand.New(rand.NewPCG(seed, 1)), phases: map[string]int{}}

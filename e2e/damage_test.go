@@ -72,7 +72,7 @@ func copyTree(t *testing.T, from, to string) {
 }
 
 func TestADamagedStateIsRefusedOrRecoveredButNeverReplaced(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	made := settled(t, filepath.Join(t.TempDir(), "data"), shop(t))
 	made.stop() // which checkpoints: the log begins behind it
 	made.start()
@@ -146,7 +146,7 @@ func TestADamagedStateIsRefusedOrRecoveredButNeverReplaced(t *testing.T) {
 // TestABrokenExtractKeepsTheLastGoodTables damages the extract of a program
 // that is not ours in every way that happens, while the instance runs.
 func TestABrokenExtractKeepsTheLastGoodTables(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	files, out := t.TempDir(), t.TempDir()
 	writeFile(t, filepath.Join(files, "parts.csv"), "id,name\n1,bolt\n2,nut\n3,pin\n")
 	writeFile(t, filepath.Join(files, "items.csv"), "id,part\n1,1\n2,3\n")

@@ -263,7 +263,7 @@ func subdir(t *testing.T, parts ...string) string {
 }
 
 func TestADataDirectoryThatCannotBeUsedIsRefusedWithTheNextStep(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	const nobody = 65534
 	root := t.TempDir()
 	if err := os.Chmod(filepath.Dir(root), 0o755); err != nil { // for the other user
@@ -317,7 +317,7 @@ func TestADataDirectoryThatCannotBeUsedIsRefusedWithTheNextStep(t *testing.T) {
 }
 
 func TestASecondServerIsRefusedAndTheFirstGoesOn(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	first := start(t, t.TempDir())
 	data := first.cmd.Args[3]
 	pid := fmt.Sprint(first.cmd.Process.Pid)
@@ -355,7 +355,7 @@ func shop(t *testing.T) string {
 }
 
 func TestSourceTroubleIsToldAndTheTablesStay(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	dir := filepath.Join(t.TempDir(), "files")
 	writeFile(t, filepath.Join(dir, "people.csv"), "id,name\n1,Ann\n2,Bob\n")
 	in := settled(t, filepath.Join(t.TempDir(), `it's an "odd" name; #1 %41`), dir)
@@ -401,7 +401,7 @@ func TestSourceTroubleIsToldAndTheTablesStay(t *testing.T) {
 // TestAMovedDataDirectoryIsNoticed moves the state away under a running
 // instance, whose writes then go to a file that no start would find.
 func TestAMovedDataDirectoryIsNoticed(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	in := settled(t, t.TempDir(), shop(t))
 	state := filepath.Join(in.data, "state")
 	if err := os.Rename(state, state+".away"); err != nil {
@@ -426,7 +426,7 @@ func TestAMovedDataDirectoryIsNoticed(t *testing.T) {
 }
 
 func TestStoppingAnswersTheRunningQueryAndEndsTheStream(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	dir := t.TempDir()
 	writeFile(t, filepath.Join(dir, "big.csv"), "id,name\n1,x\n")
 	in := settled(t, t.TempDir(), dir)

@@ -51,7 +51,7 @@ func fill(t *testing.T, dir string, free int64) (release func()) {
 // instance. What was there goes on answering, what cannot be stored is refused
 // with the way out, and with space it goes on where it was, without a restart.
 func TestAFullDiskStopsWritesAndNothingElse(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	disk := t.TempDir()
 	mountTmpfs(t, disk, 0, "128m")
 	data, files := filepath.Join(disk, "data"), t.TempDir()

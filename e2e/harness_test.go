@@ -13,6 +13,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"net"
@@ -20,6 +21,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -35,6 +37,22 @@ const (
 // bin is where TestMain has built the binaries.
 var bin string
 
+// lanes has a place for each test that may run at once: -parallel of them. The flag
+// itself counts those, too, that only wait for the image.
+var lanes chan struct{}
+
+// parallel is t.Parallel for the tests here.
+func parallel(t *testing.T) {
+	t.Helper()
+	t.Parallel()
+	takeLane(t)
+}
+
+func takeLane(t *testing.T) {
+	lanes <- struct{}{}
+	t.Cleanup(func() { <-lanes })
+}
+
 func TestMain(m *testing.M) {
 	os.Exit(buildAndRun(m))
 }
@@ -47,6 +65,16 @@ func buildAndRun(m *testing.M) int {
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
 	bin = dir
+	flag.Parse()
+	atOnce := flag.Lookup("test.parallel").Value
+	n, err := strconv.Atoi(atOnce.String())
+	if err == nil {
+		lanes, err = make(chan struct{}, n), atOnce.Set("1000")
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
 	for _, name := range []string{"agnes", "agnesctl", "release-bot"} {
 		build := exec.Command("go", "build", "-tags", "duckdb_arrow", "-o", filepath.Join(dir, name), "../cmd/"+name)
 		build.Stderr = os.Stderr

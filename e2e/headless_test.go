@@ -90,7 +90,7 @@ func specSetup(t *testing.T, p *process, csvDir string) (token string) {
 }
 
 func TestTheHeadlessSetupOfTheDesignWorksWordForWord(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	data := t.TempDir()
 	csvDir, err := filepath.Abs("../examples/shop")
 	if err != nil {

@@ -62,6 +62,15 @@ func builtImage(t *testing.T) *dockertest.Snapshot {
 	return images.snapshot
 }
 
+// parallelOnImage is parallel for a test that needs the image: the others go on
+// while it is built.
+func parallelOnImage(t *testing.T) {
+	t.Helper()
+	t.Parallel()
+	builtImage(t)
+	takeLane(t)
+}
+
 func removeImages() {
 	if images.snapshot != nil {
 		if err := images.snapshot.Remove(); err != nil {

@@ -83,7 +83,7 @@ func repository(t *testing.T) string {
 }
 
 func TestFromGitCloneToAnAnswerWithDockerCompose(t *testing.T) {
-	t.Parallel()
+	parallelOnImage(t)
 	d := imageHost(t, dockertest.WithInternet()) // the build asks for what a commit has changed
 	port := freePort(t)
 	c := &composed{process: &process{t: t, url: "http://127.0.0.1:" + port, out: &buffer{}}, d: d, dir: clone(t), env: []string{"AGNES_PORT=" + port, "DOCKER_BUILDKIT=0"}}
@@ -153,7 +153,7 @@ func TestFromGitCloneToAnAnswerWithDockerCompose(t *testing.T) {
 }
 
 func TestOurLayersKeepTheirSize(t *testing.T) {
-	t.Parallel()
+	parallelOnImage(t)
 	builtImage(t)
 	if images.err != nil {
 		t.Errorf("make image: %v", images.err)
@@ -168,7 +168,7 @@ func TestOurLayersKeepTheirSize(t *testing.T) {
 }
 
 func TestTheImageRunsUnprivilegedOnAReadOnlyRoot(t *testing.T) {
-	t.Parallel()
+	parallelOnImage(t)
 	d := imageHost(t)
 	confined := []string{"run", "--rm", "--network", "none", "--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges"}
 	for _, image := range []string{slimImage, fullImage} {
@@ -224,7 +224,7 @@ func driverDuckDB(t *testing.T) string {
 }
 
 func TestTheImageHandsOutTheBundleOfItsVersion(t *testing.T) {
-	t.Parallel()
+	parallelOnImage(t)
 	d := imageHost(t)
 	out, err := d.Command(t.Context(), "run", "--rm", "--network", "none", "--entrypoint", "agnesctl", slimImage, "host", "bundle", "--tar").Output()
 	if err != nil {
@@ -265,7 +265,7 @@ func TestTheImageHandsOutTheBundleOfItsVersion(t *testing.T) {
 }
 
 func TestAVariantOfTheImageIsAnImageOfItsOwn(t *testing.T) {
-	t.Parallel()
+	parallelOnImage(t)
 	d := imageHost(t)
 	name := imageVariant(t, d, "LABEL io.agnes.channel=broken\nCOPY note /note", map[string]string{"note": "different\n"})
 	if got := d.Docker("run", "--rm", "--entrypoint", "cat", name, "/note"); got != "different" {

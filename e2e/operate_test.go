@@ -26,7 +26,7 @@ import (
 // the operator token, drains, backs up, restarts, and tries the new process out
 // with a throw-away account.
 func TestADeployWorksThroughTheOperatorToken(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	hub := httptest.NewServer(registry.New(registry.Logger(slog.NewLogLogger(slog.DiscardHandler, slog.LevelInfo))))
 	t.Cleanup(hub.Close)
 	image := strings.TrimPrefix(hub.URL, "http://") + "/owner/agnes"

