@@ -152,7 +152,7 @@ func (f *rolloutFlags) take(args []string) error {
 
 // complete offers the ids of the fleet's rollouts.
 func (f *rolloutFlags) complete(c *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
-	s, err := store.Open(c.Context(), f.state())
+	s, err := openHistory(c.Context(), f.state())
 	if err != nil {
 		return nil, cobra.ShellCompDirectiveError
 	}
