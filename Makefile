@@ -164,7 +164,7 @@ contract: ## Prove that connectors keep the extract contract (CONNECTOR=)
 
 .PHONY: e2e
 e2e: build ## Run whole stories on the binaries and on public data, and the long soak; `make deps-test` first
-	go test -tags $(E2E_TAGS) -count=1 -timeout 45m $(TESTFLAGS) ./e2e/...
+	go test -tags $(E2E_TAGS) -count=1 -timeout 45m -parallel 3 $(TESTFLAGS) ./e2e/...
 	go test -tags $(E2E_TAGS) -count=1 -timeout 30m -run TestBenchSoak $(TESTFLAGS) ./agent/server
 
 .PHONY: e2e-release
