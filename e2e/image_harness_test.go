@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/keboola/agnes-the-ai-analyst/internal/dockertest"
+	"github.com/keboola/agnes-the-ai-analyst/internal/registrytest"
 )
 
 // The images that builtImage builds.
@@ -27,9 +28,11 @@ const (
 // images is what the first test that needs it builds, once for this process.
 var images struct {
 	once     sync.Once
-	snapshot *dockertest.Snapshot
-	report   string // of make image
-	err      error  // of make image: an image over its bar is built all the same
+	snapshot *dockertest.Snapshot // both, with the cache of their build
+	slim     *dockertest.Snapshot // slimImage alone, as it comes by a pull
+	pushed   string               // folder of a registry that has its layers in the project's repository
+	report   string               // of make image
+	err      error                // of make image: an image over its bar is built all the same
 }
 
 // builtImage builds the image of the working tree as `make image` does and
@@ -55,8 +58,9 @@ func builtImage(t *testing.T) *dockertest.Snapshot {
 		}
 		t.Logf("make image took %s: %s", time.Since(began).Round(time.Second), images.report)
 		images.snapshot = d.Snapshot()
+		keepSlim(t, d)
 	})
-	if images.snapshot == nil {
+	if images.slim == nil {
 		t.Fatal("the image could not be built; the first test that needed it says why")
 	}
 	return images.snapshot
@@ -71,12 +75,43 @@ func parallelOnImage(t *testing.T) {
 	takeLane(t)
 }
 
+// keepSlim pushes and pulls slimImage once, so that no site packs and unpacks these
+// layers again. In the registry's folder they are layers of no image yet.
+func keepSlim(t *testing.T, d *dockertest.Daemon) {
+	t.Helper()
+	var err error
+	if images.pushed, err = os.MkdirTemp("", "agnes-registry-"); err != nil {
+		t.Fatal(err)
+	}
+	ref := registrytest.StartIn(t, images.pushed) + "/" + project + ":slim"
+	d.Docker("tag", slimImage, ref)
+	d.Docker("push", "-q", ref)
+	puller := dockertest.Start(t)
+	puller.Docker("pull", "-q", ref)
+	puller.Docker("tag", ref, slimImage)
+	puller.Docker("rmi", ref)
+	if err := os.RemoveAll(filepath.Join(images.pushed, "docker/registry/v2/repositories", project, "_manifests")); err != nil {
+		t.Fatal(err)
+	}
+	images.slim = puller.Snapshot()
+}
+
 func removeImages() {
-	if images.snapshot != nil {
-		if err := images.snapshot.Remove(); err != nil {
-			fmt.Fprintln(os.Stderr, err)
+	for _, s := range []*dockertest.Snapshot{images.snapshot, images.slim} {
+		if s != nil {
+			if err := s.Remove(); err != nil {
+				fmt.Fprintln(os.Stderr, err)
+			}
 		}
 	}
+	_ = os.RemoveAll(images.pushed)
+}
+
+// slimHost starts a Docker daemon that has slimImage alone.
+func slimHost(t *testing.T, opts ...dockertest.Option) *dockertest.Daemon {
+	t.Helper()
+	builtImage(t)
+	return dockertest.Start(t, append(opts, dockertest.From(images.slim))...)
 }
 
 // imageHost starts a Docker daemon that has the built images.

@@ -76,11 +76,11 @@ const oddOne = "m09"
 
 func newEstate(t *testing.T) (*estate, release) {
 	t.Helper()
-	s := &site{t: t, builder: imageHost(t), registry: newHub(t), github: githubtest.New(t), versions: map[string]release{}}
+	s := &site{t: t, builder: slimHost(t), registry: newHub(t), github: githubtest.New(t), versions: map[string]release{}}
 	s.repo = s.github.Repo(project)
 	e := &estate{site: s, fleet: filepath.Join(t.TempDir(), "fleet"), git: filepath.Join(t.TempDir(), "fleet.git")}
 	for n := range e.places {
-		d := dockertest.Start(t, dockertest.WithFlags("--max-download-attempts=1"))
+		d := slimHost(t, dockertest.WithFlags("--max-download-attempts=1"))
 		e.places[n] = &place{docker: d, ssh: sshtest.Start(t, "SetEnv "+strings.Join(d.Env(), " "))}
 	}
 	s.docker = e.places[0].docker

@@ -72,7 +72,7 @@ func (s *site) story(name string, f func(t *testing.T)) {
 // sample shop.
 func newSite(t *testing.T, opts ...dockertest.Option) (*site, release) {
 	t.Helper()
-	s := &site{t: t, builder: imageHost(t), docker: dockertest.Start(t, append(opts, dockertest.WithFlags("--max-download-attempts=1"))...), registry: newHub(t), github: githubtest.New(t), versions: map[string]release{}}
+	s := &site{t: t, builder: slimHost(t), docker: slimHost(t, append(opts, dockertest.WithFlags("--max-download-attempts=1"))...), registry: newHub(t), github: githubtest.New(t), versions: map[string]release{}}
 	s.repo = s.github.Repo(project)
 	config := []string{"SetEnv " + strings.Join(s.docker.Env(), " ")} // a host's shell knows its docker
 	if at := s.docker.Data(); strings.HasPrefix(at, "/proc/") {       // and sees its disks
@@ -455,7 +455,11 @@ type hub struct {
 
 func newHub(t *testing.T) *hub {
 	t.Helper()
-	r := &hub{inner: registrytest.Start(t)}
+	dir := t.TempDir()
+	if err := os.CopyFS(dir, os.DirFS(images.pushed)); err != nil {
+		t.Fatal(err)
+	}
+	r := &hub{inner: registrytest.StartIn(t, dir)}
 	proxy := httputil.NewSingleHostReverseProxy(&url.URL{Scheme: "http", Host: r.inner})
 	proxy.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
 	proxy.ModifyResponse = func(resp *http.Response) error {

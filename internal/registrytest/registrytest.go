@@ -23,7 +23,13 @@ import (
 // Start starts a registry that ends with the test and returns its HOST:PORT.
 func Start(t testing.TB) (host string) {
 	t.Helper()
-	return start(t, "")
+	return start(t, t.TempDir(), "")
+}
+
+// StartIn starts one that keeps what it has in a folder, and has what is there.
+func StartIn(t testing.TB, dir string) (host string) {
+	t.Helper()
+	return start(t, dir, "")
 }
 
 // StartPrivate starts one that asks everybody for a user and a password.
@@ -33,10 +39,10 @@ func StartPrivate(t testing.TB, user, password string) (host string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return start(t, user+":"+string(hash)+"\n")
+	return start(t, t.TempDir(), user+":"+string(hash)+"\n")
 }
 
-func start(t testing.TB, users string) (host string) {
+func start(t testing.TB, dir, users string) (host string) {
 	t.Helper()
 	program, err := exec.LookPath("docker-registry")
 	if err != nil {
@@ -52,7 +58,6 @@ func start(t testing.TB, users string) (host string) {
 	}
 	host = l.Addr().String()
 	_ = l.Close()
-	dir := t.TempDir()
 	text := fmt.Sprintf("version: 0.1\nlog: {level: error}\nstorage: {filesystem: {rootdirectory: %s}, delete: {enabled: true}}\n"+
 		"http: {addr: %q, secret: test, relativeurls: true}\n", dir, host)
 	if users != "" {
