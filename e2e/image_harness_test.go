@@ -80,7 +80,7 @@ func parallelOnImage(t *testing.T) {
 func keepSlim(t *testing.T, d *dockertest.Daemon) {
 	t.Helper()
 	var err error
-	if images.pushed, err = os.MkdirTemp("", "agnes-registry-"); err != nil {
+	if images.pushed, err = os.MkdirTemp("", "agnes-registry-"); err != nil { //nolint:usetesting // it outlives this test
 		t.Fatal(err)
 	}
 	ref := registrytest.StartIn(t, images.pushed) + "/" + project + ":slim"

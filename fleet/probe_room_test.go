@@ -53,7 +53,7 @@ func TestAWaitInVainIsInDoubtWhereTheMachineWasBehindMeanwhile(t *testing.T) {
 		}
 		p := &pulse{began: began, tolerable: 200 * time.Millisecond}
 		p.due.Store(int64(pulseEvery))
-		time.Sleep(time.Second) // and no beat came
+		<-time.After(time.Second) // and no beat came
 		if !r.squeezed(began.Add(-time.Millisecond)) || !p.weak(time.Now()) {
 			t.Error("it was behind, and is taken for swift")
 		}
@@ -62,7 +62,7 @@ func TestAWaitInVainIsInDoubtWhereTheMachineWasBehindMeanwhile(t *testing.T) {
 		if !p.weak(began) {
 			t.Error("a late beat is forgotten")
 		}
-		time.Sleep(pulseEvery)
+		<-time.After(pulseEvery)
 		if now := time.Now(); r.squeezed(now) || p.weak(now) {
 			t.Errorf("it is behind no more, and is taken for it: limit %d", r.limit)
 		}
