@@ -25,6 +25,9 @@ const (
 	fullImage = "agnes:full"
 )
 
+// project is whose repository and image the sites use.
+const project = "acme/agnes"
+
 // images is what the first test that needs it builds, once for this process.
 var images struct {
 	once     sync.Once

@@ -56,8 +56,6 @@ type site struct {
 // release is one version as it was published.
 type release struct{ version, digest string }
 
-const project = "acme/agnes"
-
 // story is t.Run with the site at hand.
 func (s *site) story(name string, f func(t *testing.T)) {
 	outer := s.t
