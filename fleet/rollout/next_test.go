@@ -1,7 +1,9 @@
 package rollout_test
 
 import (
+	"flag"
 	"fmt"
+	"os"
 	"slices"
 	"testing"
 	"time"
@@ -11,6 +13,21 @@ import (
 	"github.com/keboola/agnes-the-ai-analyst/fleet"
 	"github.com/keboola/agnes-the-ai-analyst/fleet/rollout"
 )
+
+// TestMain plays more games than rapid does unless told: they are cheap, and what is
+// wrong in one of thousands matters to somebody.
+func TestMain(m *testing.M) {
+	flag.Parse()
+	const name = "rapid.checks"
+	told := false
+	flag.Visit(func(f *flag.Flag) { told = told || f.Name == name })
+	if !told {
+		if err := flag.Set(name, "2000"); err != nil {
+			panic(err)
+		}
+	}
+	os.Exit(m.Run())
+}
 
 // fleets draws any inventory with any waves and limits, and what its instances
 // say.
@@ -161,6 +178,10 @@ func (p *player) next(in rollout.Input) {
 	in.Now = p.now
 	before := p.r
 	p.r, p.acts = rollout.Next(before, in)
+	unwell := map[string]bool{} // as of this step
+	for _, seen := range in.Seen {
+		unwell[seen.Member] = slices.Contains([]rollout.What{rollout.Sick, rollout.Away, rollout.Doubtful}, seen.What)
+	}
 	for i, w := range p.r.Waves {
 		was := before.Waves[i]
 		if w.State == rollout.WaveFailed {
@@ -187,7 +208,7 @@ func (p *player) next(in rollout.Input) {
 				p.t.Fatalf("a delivery to %s begins while the rollout is %s", m.Name, p.r.State)
 			}
 			began := m.State == rollout.Taking && old.State != rollout.Taking
-			left := m.State == rollout.TakingBack && old.State == rollout.Taken
+			left := m.State == rollout.TakingBack && old.State == rollout.Taken && !unwell[m.Name]
 			if m.State == rollout.TakingBack && m.Arrived && old.State != rollout.TakingBack && p.r.State == rollout.Aborting {
 				p.t.Fatalf("%s had arrived, and the abort takes it back", m.Name)
 			}
