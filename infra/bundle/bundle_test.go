@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -143,5 +144,52 @@ func TestTheArchiveIsTheSameBytesEachTime(t *testing.T) {
 	}
 	if diff := cmp.Diff(files, got); diff != "" {
 		t.Error(diff)
+	}
+}
+
+func TestTheUpdateUnitsAreWhatSystemdUnderstands(t *testing.T) {
+	t.Parallel()
+	analyze, err := exec.LookPath("systemd-analyze")
+	if err != nil {
+		if os.Getenv("CI") == "true" {
+			t.Fatalf("%v. Next: make deps-test", err)
+		}
+		t.Skip("no systemd-analyze here. Next: make deps-test")
+	}
+	// It looks whether the program is there, which here lies elsewhere.
+	dir := t.TempDir()
+	program := bundle.File{Name: bundle.Program, Mode: 0o755, Data: []byte("#!/bin/sh\n")}
+	if _, err := bundle.Write(dir, append(bundle.Files(), program)); err != nil {
+		t.Fatal(err)
+	}
+	verify := func(change ...string) string {
+		t.Helper()
+		args := []string{"verify", "--man=no"}
+		for _, name := range []string{"agnes-update.service", "agnes-update.timer", "docker.service"} {
+			text := []byte("[Service]\nExecStart=/bin/true\n")
+			if name != "docker.service" {
+				var err error
+				if text, err = os.ReadFile(filepath.Join(dir, "systemd", name)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			text = []byte(strings.NewReplacer(append(change, "=/opt/agnes/", "="+dir+"/")...).Replace(string(text)))
+			path := filepath.Join(t.TempDir(), name)
+			if err := os.WriteFile(path, text, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			args = append(args, path)
+		}
+		out, err := exec.CommandContext(t.Context(), analyze, args...).CombinedOutput()
+		if err != nil {
+			return string(out) + err.Error()
+		}
+		return string(out)
+	}
+	if out := verify(); out != "" {
+		t.Errorf("systemd says of the units:\n%s", out)
+	}
+	if out := verify("TimeoutStopSec=", "TimeoutStoppSec="); !strings.Contains(out, "TimeoutStoppSec") {
+		t.Errorf("a wrong name would not be found: %q", out)
 	}
 }
