@@ -161,11 +161,15 @@ func verdictError(out deploy.Outcome, err error) error {
 	if err == nil {
 		return nil
 	}
-	if out.Verdict != smoke.Fail {
+	if out.Verdict != smoke.Fail && !out.Halted {
 		return inconclusive(err)
 	}
 	p := *problem.As(err)
-	p.Kind, p.Hint = problem.Unavailable, out.Hint
+	p.Hint = out.Hint // of a halted one the decision to take, whatever it stopped for
+	if out.Verdict != smoke.Fail {
+		return inconclusive(&p)
+	}
+	p.Kind = problem.Unavailable
 	return &p
 }
 

@@ -1,9 +1,11 @@
 package deploy
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/keboola/agnes-the-ai-analyst/agent/api"
@@ -104,8 +106,10 @@ func passing(err error) bool {
 	if err == nil {
 		return false
 	}
-	switch problem.As(err).Kind {
-	case problem.Conflict, problem.Timeout:
+	switch p := problem.As(err); {
+	case p.Kind == problem.Conflict, p.Kind == problem.Timeout:
+		return true
+	case p.Kind == problem.Unavailable && p.Code == "": // nobody answered: neither the host nor the instance
 		return true
 	}
 	return errors.Is(err, errLost) || errors.Is(err, context.Canceled) || errors.Is(err, errUnheard)
@@ -126,15 +130,40 @@ func (t *transaction) chooseOlder(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for _, b := range list.Backups { // newest first
-		if b.SchemaVersion <= t.j.To.Schema {
-			t.j.Older = b.ID
-			return nil
-		}
+	t.j.Older, err = t.older(list.Backups)
+	return err
+}
+
+// older returns the id of the backup, of a list with the newest first, that the
+// wanted version can read.
+func (t *transaction) older(backups []api.Backup) (string, error) {
+	at := slices.IndexFunc(backups, func(b api.Backup) bool { return b.SchemaVersion <= t.j.To.Schema })
+	if at < 0 {
+		return "", problem.New(problem.Refused,
+			fmt.Sprintf("%s has schema %d and cannot read the state, whose schema is %d; no backup on the instance has an older schema.", t.j.To.Name(), t.j.To.Schema, t.j.Schema),
+			"Fetch one from off the host, with the instance stopped: docker compose run --rm app backup restore --help").WithCode("schema_newer")
 	}
-	return problem.New(problem.Refused,
-		fmt.Sprintf("%s has schema %d and cannot read the state, whose schema is %d; no backup on the instance has an older schema.", t.j.To.Name(), t.j.To.Schema, t.j.Schema),
-		"Fetch one from off the host, with the instance stopped: docker compose run --rm app backup restore --help").WithCode("schema_newer")
+	b := backups[at]
+	if t.opt.Unasked && t.opt.Now().Sub(b.CreatedAt) > restorable {
+		return "", problem.New(problem.Refused,
+			fmt.Sprintf("%s has schema %d and cannot read the state, whose schema is %d; what changed since the backup %s would be lost, and nobody has asked for that.", t.j.To.Name(), t.j.To.Schema, t.j.Schema, b.ID),
+			fmt.Sprintf("Decide: stay, go forward to a newer version, or lose it: agnesctl host deploy --dir %s --tag %s --schema restore", t.host.dir, cmp.Or(t.j.To.Tag, "stable"))).WithCode("schema_newer")
+	}
+	return b.ID, nil
+}
+
+// readable refuses beforehand, while nothing is touched, what chooseOlder would
+// refuse after a drain and a backup. The instance may not answer: then that decides.
+func (t *transaction) readable(ctx context.Context) error {
+	if t.runs || !t.j.WasUp {
+		return nil
+	}
+	err := t.chooseOlder(ctx)
+	t.j.Older = ""
+	if problem.Is(err, problem.Refused) {
+		return err
+	}
+	return nil
 }
 
 func (t *transaction) backups(ctx context.Context) (*api.Backups, error) {
@@ -189,8 +218,10 @@ func (t *transaction) keep(ctx context.Context) (string, error) {
 	if !t.j.WasUp {
 		return "nothing runs", nil
 	}
-	if _, err := t.host.docker(ctx, true, "tag", t.j.From.ID, t.rollbackTag()); err != nil {
-		return "", err
+	if !t.again() { // else what it went back to is kept already
+		if _, err := t.host.docker(ctx, true, "tag", t.j.From.ID, t.rollbackTag()); err != nil {
+			return "", err
+		}
 	}
 	if t.j.Drained { // a backup can take longer than a drain lasts
 		client, err := t.client(ctx)

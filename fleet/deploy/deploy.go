@@ -90,6 +90,10 @@ type Options struct {
 	Lease     time.Duration // validity of the lease without a heartbeat
 	LeaseWait time.Duration // longest wait for another's lease
 
+	// Unasked says that nobody watches: a state is then not given up for an old
+	// backup, which only a person can want.
+	Unasked bool
+
 	WithoutBackup bool // deploy although the instance that runs cannot be backed up
 	DryRun        bool // ask and check only
 

@@ -20,6 +20,16 @@ func (l *Lease) Take(ctx context.Context, wait time.Duration) (context.Context, 
 	return l.t.lease(ctx)
 }
 
+// Change runs a command that changes the host under the lease.
+func (l *Lease) Change(ctx context.Context, args ...string) (Output, error) {
+	return l.t.host.patient(ctx, l.t.host.locked(true, Command{Args: args, Dir: l.t.host.dir}), args[0])
+}
+
+// FirstSeen says since when a digest has been on offer to a host.
+func FirstSeen(ctx context.Context, shell Shell, dir, digest string, now time.Time) (time.Time, error) {
+	return firstSeen(ctx, &host{shell: shell, dir: dir}, digest, now, false)
+}
+
 // TakeAs takes it once in somebody else's name, and lets nobody renew it.
 func (l *Lease) TakeAs(owner string) (Output, error) {
 	return l.t.host.script(context.Background(), nil, takeLease, l.t.id, strconv.Itoa(seconds(l.t.opt.Lease)), owner, "")

@@ -131,11 +131,14 @@ func (h *host) docker(ctx context.Context, change bool, args ...string) (Output,
 	return h.patient(ctx, h.locked(change, c), "docker "+strings.Join(args, " "))
 }
 
+// busy is the exit code of a command that waited in vain for another one.
+const busy = 75 // EX_TEMPFAIL of sysexits.h
+
 // locked lets a command that changes something run alone, and only while the
-// lease is ours.
+// lease is ours: that is looked at when its turn has come, for it may wait for long.
 func (h *host) locked(change bool, c Command) Command {
 	if change {
-		c.Args = append([]string{"sh", "-c", holds + `exec flock -w 300 .agnes/command.lock "$@"`, "sh", h.owner}, c.Args...)
+		c.Args = append([]string{"flock", "-w", "300", "-E", strconv.Itoa(busy), ".agnes/command.lock", "sh", "-c", holds + `exec "$@"`, "sh", h.owner}, c.Args...)
 	}
 	return c
 }
@@ -155,6 +158,10 @@ func (h *host) patient(ctx context.Context, c Command, shown string) (Output, er
 		}
 		if out.Code == leaseLost && h.owner != "" {
 			return out, lostLease()
+		}
+		if out.Code == busy {
+			return out, problem.New(problem.Unavailable, fmt.Sprintf("Another command of a deploy still runs on %s after five minutes; this one waited for it: %s", h.shell, shown),
+				fmt.Sprintf("See which: fuser -v %s/.agnes/command.lock; then run this again.", h.dir))
 		}
 		if out.Code == 0 || again == attempts || !noDocker.Match(bytes.TrimSpace(out.Stderr)) {
 			return out, out.Failed(Command{Args: []string{shown}})
@@ -249,6 +256,21 @@ func (h *host) liveFiles(ctx context.Context) (files, error) {
 // customers returns the files that no release brings.
 func (f files) customers() []string {
 	return slices.DeleteFunc(slices.Clone(f.Names), func(name string) bool { return name == baseFile || name == prodFile })
+}
+
+// unnamed returns a file of the customer's that compose takes by its name alone,
+// and would leave out since COMPOSE_FILE names others.
+func (f files) unnamed(env []byte) string {
+	list := envValue(env, "COMPOSE_FILE")
+	if list == "" {
+		return ""
+	}
+	for _, name := range f.customers() {
+		if !slices.ContainsFunc(strings.Split(list, ":"), func(n string) bool { return path.Clean(n) == name }) {
+			return name
+		}
+	}
+	return ""
 }
 
 // container is one of the project's, as docker inspect tells it.

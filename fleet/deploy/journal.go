@@ -56,10 +56,14 @@ type journal struct {
 	Baseline  *api.Health   `json:"baseline,omitempty"`
 	Backup    string        `json:"backup,omitempty"`
 	Drained   bool          `json:"drained,omitempty"`
-	Ready     bool          `json:"ready,omitempty"`   // the new version was
-	Stopped   bool          `json:"stopped,omitempty"` // for a backup, before the switch
-	Back      bool          `json:"back,omitempty"`    // a rollback by hand
-	Older     string        `json:"older,omitempty"`   // backup to restore on the way to an older schema
+	Ready     bool          `json:"ready,omitempty"`     // the new version was
+	Stopped   bool          `json:"stopped,omitempty"`   // for a backup, before the switch
+	Back      bool          `json:"back,omitempty"`      // a rollback by hand
+	Left      bool          `json:"left,omitempty"`      // somebody went back from it before it ended
+	Older     string        `json:"older,omitempty"`     // backup to restore on the way to an older schema
+	Restored  string        `json:"restored,omitempty"`  // the backup that the state is of, Older or Backup
+	Down      bool          `json:"down,omitempty"`      // the way back has stopped the new version
+	Returning bool          `json:"returning,omitempty"` // files and state are as they were; what ran before is started
 	Policy    SchemaPolicy  `json:"policy"`
 	Verdict   smoke.Verdict `json:"verdict,omitempty"` // why it goes back
 	Reason    string        `json:"reason,omitempty"`
@@ -80,6 +84,7 @@ type Record struct {
 	Backup   string        `json:"backup,omitempty"`
 	Reason   string        `json:"reason,omitempty"`
 	Back     bool          `json:"back,omitempty"` // a rollback by hand
+	Left     bool          `json:"left,omitempty"` // somebody went back from it before it ended
 }
 
 // Current is what the last deploy that stayed has left, and where it came from.
@@ -219,6 +224,6 @@ func history(ctx context.Context, h *host) ([]Record, error) {
 func (t *transaction) record(verdict smoke.Verdict, now time.Time) Record {
 	return Record{
 		ID: t.j.ID, Owner: t.j.Owner, Started: t.j.StartedAt, Ended: now, From: t.j.From, To: t.j.To,
-		Verdict: verdict, Reverted: t.out.Reverted, Halted: t.out.Halted, Restored: t.out.Restored, Backup: t.j.Backup, Reason: t.j.Reason, Back: t.j.Back,
+		Verdict: verdict, Reverted: t.out.Reverted, Halted: t.out.Halted, Restored: t.out.Restored, Backup: t.j.Backup, Reason: t.j.Reason, Back: t.j.Back, Left: t.j.Left,
 	}
 }

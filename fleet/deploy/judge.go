@@ -244,7 +244,7 @@ func (t *transaction) smokeOnce(ctx context.Context, c container) (string, error
 }
 
 func noAddress(c container) error {
-	return problem.New(problem.Unavailable, "The instance's container has no port and no address.", "Look at its network: docker inspect "+c.ID[:12])
+	return problem.New(problem.Unavailable, "The instance's container has no port and no address.", "Look at its network: docker inspect "+c.ID[:12]).WithCode("no_address")
 }
 
 // soak watches the instance: it must neither restart nor get unhealthy.

@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/keboola/agnes-the-ai-analyst/fleet/deploy"
 	"github.com/keboola/agnes-the-ai-analyst/fleet/deploy/local"
 	"github.com/keboola/agnes-the-ai-analyst/internal/problem"
@@ -147,5 +149,89 @@ func TestALostLeaseEndsItsWork(t *testing.T) {
 	case <-work.Done():
 	case <-time.After(20 * time.Second):
 		t.Fatal("the work goes on although the lease is lost")
+	}
+}
+
+func TestACommandThatHasWaitedLooksAtTheLeaseWhenItsTurnHasCome(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	l := deploy.NewLease(local.New(), dir, "first", time.Hour)
+	if _, release, err := l.Take(t.Context(), 0); err != nil {
+		t.Fatal(err)
+	} else {
+		defer release()
+	}
+	// A command that a lost connection left behind.
+	left := exec.Command("flock", filepath.Join(dir, ".agnes/command.lock"), "sh", "-c", "echo held; read -r end")
+	end, err := left.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	said, err := left.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := left.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if line, err := bufio.NewReader(said).ReadString('\n'); err != nil || line != "held\n" {
+		t.Fatalf("it said %q, %v", line, err)
+	}
+	done := make(chan error, 1)
+	go func() {
+		_, err := l.Change(t.Context(), "touch", "changed")
+		done <- err
+	}()
+	waits(t, filepath.Join(dir, ".agnes/command.lock"))
+	if err := os.WriteFile(filepath.Join(dir, ".agnes/lease"), []byte("another\n9999999999\nsomebody\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_ = end.Close()
+	_ = left.Wait() // sh ends with 1: nothing was to be read
+	if err := <-done; !problem.Is(err, problem.Refused) {
+		t.Errorf("the command of a lost lease: %v", err)
+	}
+	if _, err := os.Stat(filepath.Join(dir, "changed")); err == nil {
+		t.Error("it ran although the host is another's")
+	}
+}
+
+// waits returns when a process waits for the lock of a file.
+func waits(t *testing.T, file string) {
+	t.Helper()
+	var stat unix.Stat_t
+	if err := unix.Stat(file, &stat); err != nil {
+		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); <-time.After(5 * time.Millisecond) {
+		locks, err := os.ReadFile("/proc/locks")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for line := range strings.Lines(string(locks)) {
+			if strings.Contains(line, "->") && strings.Contains(line, fmt.Sprintf(":%d ", stat.Ino)) {
+				return
+			}
+		}
+	}
+	t.Fatal("nobody waits for the lock")
+}
+
+func TestADigestThatWasSeenByAWrongClockIsSeenAnew(t *testing.T) {
+	t.Parallel()
+	dir, now := t.TempDir(), time.Now().UTC().Truncate(time.Second)
+	see := func(at time.Time) time.Time {
+		t.Helper()
+		seen, err := deploy.FirstSeen(t.Context(), local.New(), dir, "sha256:a", at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return seen
+	}
+	see(now.AddDate(10, 0, 0))
+	for _, later := range []time.Duration{0, time.Hour} {
+		if seen := see(now.Add(later)); !seen.Equal(now) {
+			t.Errorf("%s after the clock was set right it was first seen at %s, want %s", later, seen, now)
+		}
 	}
 }

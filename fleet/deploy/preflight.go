@@ -1,8 +1,10 @@
 package deploy
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"net"
 	"slices"
 	"strings"
 	"time"
@@ -45,6 +47,9 @@ func (t *transaction) preflight(ctx context.Context) (string, error) {
 		return "", err
 	}
 	now := "nothing runs yet"
+	if err := t.reachable(ctx); err != nil {
+		return "", err
+	}
 	if !t.j.WasUp {
 		if err := t.hidden(ctx); err != nil {
 			return "", err
@@ -56,6 +61,9 @@ func (t *transaction) preflight(ctx context.Context) (string, error) {
 			return "", err
 		}
 	}
+	if f := t.j.Live.unnamed(t.j.Env); f != "" {
+		now += "; COMPOSE_FILE in .env does not name " + f + ", so that docker compose leaves it out where a deploy does not: name it last"
+	}
 	return fmt.Sprintf("docker %s, compose %s, project %s; %s", docker, compose, t.j.Project, now), nil
 }
 
@@ -65,13 +73,61 @@ func (t *transaction) hidden(ctx context.Context) error {
 	if !slices.Contains(t.j.Live.Names, baseFile) {
 		return nil // nothing was ever kept here; a first deploy that went back may have left a volume
 	}
-	out, err := t.host.docker(ctx, false, "volume", "ls", "-q", "--filter", "label=com.docker.compose.project="+t.j.Project, "--filter", "label=com.docker.compose.volume=data")
-	if err != nil || len(strings.TrimSpace(string(out.Stdout))) == 0 {
+	found, err := t.data(ctx)
+	if err != nil || !found {
 		return err
 	}
 	return problem.New(problem.Refused,
 		fmt.Sprintf("The instance on %s was taken down, and its data is there: what its schema is cannot be told.", t.opt.Shell),
 		fmt.Sprintf("Start it, then run this again: cd %s && docker compose up -d", t.host.dir)).WithCode("instance_down")
+}
+
+// isFull ends with 0 where a folder has something in it, or does not say.
+const isFull = `[ -d "$1" ] || exit 1; in=$(ls -A "$1" 2>/dev/null) || exit 0; [ -n "$in" ]`
+
+// data reports whether the instance has data: on the volume that compose makes,
+// or where the customer's files put it.
+func (t *transaction) data(ctx context.Context) (bool, error) {
+	config, err := t.host.config(ctx, t.j.Live)
+	if err != nil {
+		return false, err
+	}
+	for _, v := range config.Services[service].Volumes {
+		switch {
+		case v.Target != "/data":
+		case v.Type == "bind":
+			out, err := t.host.script(ctx, nil, isFull, v.Source)
+			return out.Code == 0, err
+		case config.Volumes[v.Source].External: // made by hand before the first deploy, too
+			_, deployed, err := t.host.read(ctx, currentFile)
+			return deployed, err
+		}
+	}
+	out, err := t.host.docker(ctx, false, "volume", "ls", "-q", "--filter", "label=com.docker.compose.project="+t.j.Project, "--filter", "label=com.docker.compose.volume=data")
+	return len(strings.TrimSpace(string(out.Stdout))) > 0, err
+}
+
+// reachable refuses a host whose ports cannot be reached at all: each instance
+// would seem dead there. One on which nothing answers is no matter here.
+func (t *transaction) reachable(ctx context.Context) error {
+	address := net.JoinHostPort("127.0.0.1", cmp.Or(envValue(t.j.Env, "AGNES_PORT"), "8000"))
+	if t.alive {
+		if c, err := t.running(ctx); err == nil {
+			if at, ok := c.address(); ok {
+				address = at
+			}
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	conn, err := t.opt.Shell.Dial(ctx, "tcp", address)
+	if err == nil {
+		return conn.Close()
+	}
+	if problem.As(err).Code == NoForwarding {
+		return err
+	}
+	return nil
 }
 
 // survey looks at what runs on the host.
@@ -133,8 +189,8 @@ func (t *transaction) wayBack(ctx context.Context) error {
 		return err
 	}
 	if t.j.From.Digest != "" && t.j.From.Repository != "" && !t.opt.DryRun {
-		if _, err := t.host.docker(ctx, true, "pull", "-q", t.j.From.Ref()); err == nil {
-			return nil
+		if _, err := t.host.docker(ctx, true, "pull", "-q", t.j.From.Ref()); err == nil || problem.As(err).Code != commandFailed {
+			return err
 		}
 	}
 	return problem.New(problem.Refused,
@@ -175,29 +231,18 @@ func (t *transaction) space(ctx context.Context, imageKB int64) error {
 // counts.
 func (t *transaction) resolve(ctx context.Context) (string, error) {
 	to := Image{Repository: t.opt.Image, Tag: t.opt.Tag, Digest: t.opt.Digest}
-	registry, err := t.opt.Registry(to.Repository)
-	if err != nil {
-		return "", err
-	}
-	if to.Digest == "" {
-		if to.Digest, err = registry.Digest(ctx, to.Tag); err != nil {
-			return "", unreachable(err, to.Ref())
+	if err := t.ask(ctx, &to); err != nil {
+		if !t.opt.Back { // the image of a way back is here, whatever became of it elsewhere
+			return "", err
 		}
+		found, ok, herr := t.host.image(ctx, to.Repository+"@"+to.Digest)
+		if herr != nil || !ok {
+			return "", err
+		}
+		to.label(found.Config.Labels)
 	}
-	manifest, err := registry.Manifest(ctx, to.Digest)
-	if err != nil {
-		return "", unreachable(err, to.Ref())
-	}
-	labels, err := registry.Labels(ctx, manifest)
-	if err != nil {
-		return "", unreachable(err, to.Ref())
-	}
-	to.label(labels)
 	if to.Tag == "" {
 		to = to.pinned() // a tag is where the host's own updates read what they shall stay at
-	}
-	if t.needKB, err = needed(ctx, registry, manifest); err != nil {
-		return "", unreachable(err, to.Ref())
 	}
 	t.j.To, t.out.To = to, to
 	t.runs = t.alive && t.j.From.Digest == to.Digest
@@ -205,5 +250,31 @@ func (t *transaction) resolve(ctx context.Context) (string, error) {
 	if t.runs {
 		detail += "; it runs already"
 	}
-	return detail, nil
+	return detail, t.readable(ctx)
+}
+
+// ask completes an image by what its registry knows of it.
+func (t *transaction) ask(ctx context.Context, to *Image) error {
+	registry, err := t.opt.Registry(to.Repository)
+	if err != nil {
+		return err
+	}
+	if to.Digest == "" {
+		if to.Digest, err = registry.Digest(ctx, to.Tag); err != nil {
+			return unreachable(err, to.Ref())
+		}
+	}
+	manifest, err := registry.Manifest(ctx, to.Digest)
+	if err != nil {
+		return unreachable(err, to.Ref())
+	}
+	labels, err := registry.Labels(ctx, manifest)
+	if err != nil {
+		return unreachable(err, to.Ref())
+	}
+	to.label(labels)
+	if t.needKB, err = needed(ctx, registry, manifest); err != nil {
+		return unreachable(err, to.Ref())
+	}
+	return nil
 }

@@ -25,14 +25,19 @@ func (t *transaction) resume(ctx context.Context) (done bool, err error) {
 	t.j = j
 	switch {
 	case t.opt.Back && !j.Back && j.Phase != committing: // going back is what ending it means
-		t.out.From, t.out.To = j.From, j.To
+		t.out.From, t.out.To, t.j.Left = j.From, j.To, true
+		left := problem.New(problem.Unavailable, "The deploy was interrupted, and somebody went back.", "")
 		if j.Phase == preparing {
 			t.undo(ctx)
 			t.out.Verdict, t.out.Running = smoke.Pass, j.From
 			t.out.Message = "the interrupted deploy of " + j.To.Name() + " had touched nothing and is ended; " + j.From.Name() + " runs"
-			return true, t.forget(ctx)
+			t.j.Reason = left.Message
+			if err := t.stay(ctx); err != nil {
+				return true, err
+			}
+			return true, t.close(ctx, t.record(smoke.Inconclusive, t.opt.Now().UTC()))
 		}
-		err := t.goBack(problem.New(problem.Unavailable, "The deploy was interrupted, and somebody went back.", ""))
+		err := t.goBack(left)
 		if t.out.Reverted {
 			t.out.Verdict, t.out.Message = smoke.Pass, j.From.Name()+" runs again"
 			err = nil
@@ -52,6 +57,7 @@ func (t *transaction) resume(ctx context.Context) (done bool, err error) {
 		}
 	case j.Phase == reverting:
 		t.out.From, t.out.To = j.From, j.To
+		t.onward = !same && !t.opt.Finish
 		why := error(problem.New(problem.Unavailable, j.Reason, ""))
 		if j.Verdict == smoke.Fail {
 			why = against(why)
@@ -82,6 +88,7 @@ func (t *transaction) resume(ctx context.Context) (done bool, err error) {
 			return true, err
 		}
 	}
+	t.onward = false
 	t.out = Outcome{ID: t.id, Host: t.out.Host, Verdict: smoke.Inconclusive, Resumed: j.ID, Steps: t.out.Steps}
 	t.j = journal{}
 	return false, nil
@@ -111,14 +118,20 @@ func (t *transaction) goBack(why error) error {
 	}
 	ctx, cancel := context.WithTimeout(t.held, 30*time.Minute)
 	defer cancel()
-	t.j.Verdict, t.j.Reason = verdictOf(why), why.Error()
-	if t.j.Phase != reverting && t.age() > restorable { // a way back that has begun goes on as it began
+	if t.j.Phase != reverting { // else it is known what it goes back for
+		t.j.Verdict, t.j.Reason = verdictOf(why), why.Error()
+	}
+	if !t.j.Down && t.age() > restorable { // once it is down, nobody can have worked with it
 		t.j.Policy = HaltOnSchema
 	}
+	t.out.Running = Image{} // until it is seen
 	steps := []step{
 		{"halt", false, "", t.halt},
 		{"restore", false, "", t.restore},
 		{"return", false, "", t.back},
+	}
+	if t.j.Returning { // what ran before may only need time: it is not stopped again
+		steps, t.out.Restored = steps[2:], t.j.Restored
 	}
 	if err := t.enter(ctx, reverting, "revert"); err != nil {
 		return t.stuck(why, err)
@@ -163,10 +176,16 @@ func (t *transaction) halt(ctx context.Context) (string, error) {
 		within = shortGrace
 	}
 	if list, err := t.host.app(ctx, t.j.Project); err == nil && len(list) == 1 && list[0].Image == t.j.From.ID {
-		within = grace // a way back that was interrupted at its end
+		within = grace // it was cut off before the switch: the old one has something to finish
 	}
 	if err := t.stop(ctx, within); err != nil {
 		return "", err
+	}
+	if !t.j.Down && t.j.Policy != HaltOnSchema {
+		t.j.Down = true
+		if err := t.enter(ctx, reverting, "halt"); err != nil {
+			return "", err
+		}
 	}
 	if !t.j.WasUp || t.j.Policy != HaltOnSchema {
 		return "stopped", nil
@@ -231,7 +250,7 @@ func (t *transaction) restore(ctx context.Context) (string, error) {
 	if _, err := oneOff[struct{}](ctx, t, t.j.Live, backupTimeout, "backup", "restore", t.j.Backup, "-o", "json"); err != nil {
 		return "", err
 	}
-	t.out.Restored = t.j.Backup
+	t.j.Restored, t.out.Restored = t.j.Backup, t.j.Backup
 	return "files are as they were; the state is that of the backup " + t.j.Backup, nil
 }
 
@@ -247,6 +266,9 @@ func (t *transaction) envBefore() map[string]string {
 	}
 	if from.Tag == "" {
 		from.Tag = "stable"
+	}
+	if t.j.Left {
+		from = from.pinned()
 	}
 	env := envOf(from)
 	env[envBundle] = envValue(t.j.Env, envBundle)
@@ -318,6 +340,10 @@ func (t *transaction) back(ctx context.Context) (string, error) {
 		t.out.Reverted, t.out.Running = true, Image{}
 		return "nothing runs, as before", nil
 	}
+	t.j.Returning = true
+	if err := t.enter(ctx, reverting, "return"); err != nil {
+		return "", err
+	}
 	if err := t.up(ctx); err != nil {
 		return "", err
 	}
@@ -329,7 +355,15 @@ func (t *transaction) back(ctx context.Context) (string, error) {
 		return "", problem.New(problem.Unavailable, fmt.Sprintf("Expected one container of %s, found %s.", t.j.From.Name(), imagesOf(list)),
 			"Look for somebody else who updates this host: agnesctl host status").WithCode("image_mismatch")
 	}
-	if _, err := t.ready(ctx); err != nil {
+	t.out.Running = t.j.From
+	detail := t.j.From.Name() + " runs again"
+	switch _, err := t.ready(ctx); {
+	case err == nil:
+	case verdictOf(err) == smoke.Fail && (t.j.Baseline == nil || t.onward):
+		// As it was before, or on the way to one that may mend it: the host is where
+		// it was, and must not stay in between for good.
+		detail += ", and is not ready: " + problem.As(err).Message
+	default:
 		return "", err
 	}
 	if t.j.From.Digest == "" { // built here: its customer's own lines name it, too
@@ -341,6 +375,18 @@ func (t *transaction) back(ctx context.Context) (string, error) {
 			return "", err
 		}
 	}
-	t.out.Reverted, t.out.Running = true, t.j.From
-	return t.j.From.Name() + " runs again", nil
+	t.out.Reverted = true
+	return detail, nil
+}
+
+// stay pins what runs in .env, so that the host's own updates leave it there.
+func (t *transaction) stay(ctx context.Context) error {
+	if !t.j.WasUp || t.j.From.Digest == "" {
+		return nil
+	}
+	env, _, err := t.host.read(ctx, ".env")
+	if err != nil {
+		return err
+	}
+	return t.host.write(ctx, ".env", editEnv(env, map[string]string{envTag: t.j.From.pinned().Tag}))
 }

@@ -21,13 +21,18 @@ type Shell interface {
 	// ended, which ends the command and what it started: TERM, 2 s later KILL.
 	Run(ctx context.Context, c Command) (Output, error)
 	// Dial connects as a program on the host would, to reach a port that is
-	// published on the host's loopback alone.
+	// published on the host's loopback alone. Where the host allows no connection
+	// of this kind at all, the error has the code NoForwarding.
 	Dial(ctx context.Context, network, address string) (net.Conn, error)
 	// Close ends the connection. It is idempotent.
 	Close() error
 	// String names the host for people: "this machine", ssh://agnes@203.0.113.7.
 	String() string
 }
+
+// NoForwarding is the code of the error of a Shell whose host carries commands
+// out and forbids connections to its ports.
+const NoForwarding = "forwarding_forbidden"
 
 // Command is a program with its arguments. No shell reads them: an adapter that
 // needs one quotes them. Others on the host can see Args and, over SSH, Env in
@@ -45,6 +50,10 @@ type Output struct {
 	Code           int // exit code; 128+n where a signal n ended it
 }
 
+// commandFailed is the code of the error of a command that ran and ended badly.
+// Where nothing is known of a command, its error has another.
+const commandFailed = "command_failed"
+
 // Failed returns the error of a command that ended with another code than 0,
 // with the last lines of what it said.
 func (o Output) Failed(c Command) error {
@@ -59,5 +68,5 @@ func (o Output) Failed(c Command) error {
 	if len(said) > most {
 		said = "…" + said[len(said)-most:]
 	}
-	return problem.New(problem.Unavailable, fmt.Sprintf("%s ended with code %d: %s", strings.Join(c.Args, " "), o.Code, said), "")
+	return problem.New(problem.Unavailable, fmt.Sprintf("%s ended with code %d: %s", strings.Join(c.Args, " "), o.Code, said), "").WithCode(commandFailed)
 }

@@ -20,9 +20,9 @@ func releaseDir(i Image) string {
 }
 
 // unpack writes the bundle that an image carries into $2. It is whole or absent.
-const unpack = holds + `set -eu
-exec 8>.agnes/command.lock
-flock -w 300 8
+const unpack = `exec 8>.agnes/command.lock
+flock -w 300 -E 75 8 || exit 75
+` + holds + `set -eu
 rm -rf "$2" "$2.new"
 mkdir -p "$2.new"
 docker run --rm --network none --log-driver none --entrypoint agnesctl "$1" host bundle --tar >"$2.new/bundle.tar" || {
@@ -64,9 +64,12 @@ func (t *transaction) pull(ctx context.Context) (string, error) {
 		return "", err
 	}
 	config, err := t.host.config(ctx, t.candidate)
-	if err != nil {
+	switch {
+	case err != nil && problem.As(err).Code == commandFailed:
 		return "", problem.Wrap(err, problem.Refused, "The release's compose files and the customer's do not fit together",
 			fmt.Sprintf("Mend %s on %s, then run this again.", overrideFile, t.opt.Shell)).WithCode("compose_invalid")
+	case err != nil:
+		return "", err
 	}
 	if got := config.Services[service].Image; !strings.HasSuffix(got, "@"+t.j.To.Digest) {
 		return "", problem.New(problem.Refused,
@@ -134,7 +137,14 @@ func (h *host) config(ctx context.Context, f files) (c composeConfig, err error)
 // composeConfig is what compose makes of its files.
 type composeConfig struct {
 	Name     string
-	Services map[string]struct{ Image string }
+	Services map[string]struct {
+		Image   string
+		Volumes []struct{ Type, Source, Target string }
+	}
+	Volumes map[string]struct {
+		Name     string
+		External bool
+	}
 }
 
 // stash copies the files that the switch replaces to $1, and notes which of
@@ -200,7 +210,8 @@ func (t *transaction) switchOver(ctx context.Context) (string, error) {
 // restoreOlder puts the state back that an older schema reads, on the way to a
 // version before the one that runs.
 func (t *transaction) restoreOlder(ctx context.Context) error {
-	if t.j.Older == "" {
+	if t.j.Older == "" || t.j.Restored == t.j.Older { // done before an interruption: people may have worked since
+		t.out.Restored = t.j.Restored
 		return nil
 	}
 	if err := t.stop(ctx, grace); err != nil {
@@ -213,8 +224,8 @@ func (t *transaction) restoreOlder(ctx context.Context) error {
 	if _, err := oneOff[struct{}](ctx, t, live, backupTimeout, "backup", "restore", t.j.Older, "-o", "json"); err != nil {
 		return problem.Wrap(err, problem.Unavailable, "The backup "+t.j.Older+" could not be restored", "Look at it: docker compose run --rm app backup verify "+t.j.Older)
 	}
-	t.out.Restored = t.j.Older
-	return nil
+	t.j.Restored, t.out.Restored = t.j.Older, t.j.Older
+	return t.enter(ctx, switching, "switch")
 }
 
 // up starts what the files in force describe. Interrupted between the old and

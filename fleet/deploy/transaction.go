@@ -30,6 +30,7 @@ type transaction struct {
 	candidate files           // compose files of the new release, before they are in force
 	needKB    int64           // of room for the new image
 	resumed   bool            // goes on with an interrupted deploy
+	onward    bool            // an interrupted way back is ended on the way to another image
 }
 
 // step is one step; look says that it changes nothing, so that a dry run does
@@ -164,6 +165,8 @@ func (t *transaction) chooseBack(ctx context.Context) error {
 		return err
 	case !found || previous.ID == "" && previous.Digest == "":
 		return no("No deploy has left a way back on %s.", t.opt.Shell)
+	case previous.Digest != "" && previous.Digest == current.Image.Digest:
+		return no("Before %s ran on %s, the same one did.", current.Image.Name(), t.opt.Shell)
 	case current.Back:
 		return no("%s went back already, to %s; going back once more would go forward.", t.opt.Shell, current.Image.Name())
 	case previous.Digest == "":
@@ -226,10 +229,12 @@ func (t *transaction) verify(ctx context.Context) (string, error) {
 		return "the policy asks for no signature", nil
 	}
 	err := t.opt.Signed(ctx, keys, t.j.To.Repository, t.j.To.Digest)
-	if problem.Is(err, problem.Refused) {
+	switch {
+	case problem.Is(err, problem.Refused):
 		return "", against(err)
-	}
-	if err != nil {
+	case err != nil && t.opt.Back:
+		return "its signature cannot be asked for; it ran here before", nil
+	case err != nil:
 		return "", err
 	}
 	return "signed by a key of the policy", nil
@@ -321,9 +326,12 @@ func (t *transaction) client(ctx context.Context) (*api.Client, error) {
 
 func (t *transaction) operatorToken(ctx context.Context, c container) (redact.Secret, error) {
 	out, err := t.host.docker(ctx, false, "exec", c.ID, "cat", "/data/state/.operator_token")
-	if err != nil {
+	switch {
+	case err != nil && problem.As(err).Code == commandFailed:
 		return "", problem.Wrap(err, problem.Unavailable, "The instance has no operator token in /data/state/.operator_token",
-			"It is written when the instance starts: docker compose logs app")
+			"It is written when the instance starts: docker compose logs app").WithCode("no_operator_token")
+	case err != nil:
+		return "", err
 	}
 	return redact.Secret(strings.TrimSpace(string(out.Stdout))), nil
 }

@@ -217,7 +217,7 @@ func AutoUpdate(ctx context.Context, o Options) (Decision, *Outcome, error) {
 		return Decision{}, nil, err
 	}
 	o.LeaseWait = time.Nanosecond // whoever has the host does what is to be done
-	o.Smoke.Profile = smoke.ReadOnly
+	o.Smoke.Profile, o.Unasked = smoke.ReadOnly, true
 	if j, found, err := readJSON[journal](ctx, &h, journalFile); err != nil {
 		return Decision{}, nil, err
 	} else if found {
@@ -323,14 +323,14 @@ const againFor = 6 * time.Hour
 func (f *facts) against(records []Record) {
 	for _, r := range records {
 		switch {
-		case r.Back && r.From.Digest == f.wanted.Digest && r.Verdict == smoke.Pass:
+		case r.Back && r.From.Digest == f.wanted.Digest && r.Verdict == smoke.Pass, r.Left && r.To.Digest == f.wanted.Digest:
 			f.left = &r
 		case r.To.Digest != f.wanted.Digest:
 		case r.Verdict == smoke.Pass:
 			f.failed, f.tried, f.left = nil, nil, nil
 		case r.Verdict == smoke.Fail:
 			f.failed = &r
-		case r.Reverted && f.now.Sub(r.Ended) < againFor && (f.asked.Before(r.Ended) || f.asked.After(f.now)):
+		case r.Reverted && !r.Ended.After(f.now) && f.now.Sub(r.Ended) < againFor && (f.asked.Before(r.Ended) || f.asked.After(f.now)):
 			f.tried = &r
 		}
 	}
@@ -353,11 +353,11 @@ func firstSeen(ctx context.Context, h *host, digest string, now time.Time, dryRu
 		return now, err
 	}
 	at, ok := seen[digest]
-	if !ok || at.After(now) { // a clock that was wrong
-		at = now
-	}
-	if ok || dryRun {
+	if ok && !at.After(now) { // else the clock was wrong
 		return at, nil
+	}
+	if dryRun {
+		return now, nil
 	}
 	text, err := json.Marshal(map[string]time.Time{digest: now.UTC()}) // only the newest can be waited for
 	if err != nil {

@@ -5,7 +5,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/keboola/agnes-the-ai-analyst/agent/api"
 	"github.com/keboola/agnes-the-ai-analyst/fleet/smoke"
+	"github.com/keboola/agnes-the-ai-analyst/internal/problem"
 )
 
 func image(version string) Image {
@@ -83,6 +85,9 @@ func TestWhatAHostsHistoryHasAgainstAVersion(t *testing.T) {
 	asked.asked, early.asked = f.now.Add(-time.Minute), f.now.Add(-2*time.Hour)
 	ahead := f
 	ahead.asked = f.now.Add(time.Hour)
+	left := Record{To: wanted, Verdict: smoke.Inconclusive, Reverted: true, Left: true, Ended: f.now.Add(-24 * time.Hour)}
+	later := reverted
+	later.Ended = f.now.Add(time.Hour)
 	old := reverted
 	old.Ended = f.now.Add(-24 * time.Hour)
 	for name, c := range map[string]struct {
@@ -90,19 +95,21 @@ func TestWhatAHostsHistoryHasAgainstAVersion(t *testing.T) {
 		records []Record
 		want    string
 	}{
-		"nothing":                                      {f, nil, ""},
-		"others do not count":                          {f, []Record{{To: other, Verdict: smoke.Fail}}, ""},
-		"it failed":                                    {f, []Record{pass, fail}, "failed"},
-		"it failed, and was inconclusive later":        {f, []Record{fail, old}, "failed"},
-		"it failed and passed later":                   {f, []Record{fail, pass}, ""},
-		"it cost a way back an hour ago":               {f, []Record{reverted}, "tried"},
-		"it cost a way back, and was asked for before": {early, []Record{reverted}, "tried"},
-		"it cost a way back, and was asked for since":  {asked, []Record{reverted}, ""},
-		"it cost a way back, and will be asked for":    {ahead, []Record{reverted}, "tried"}, // a clock is wrong
-		"it failed, and was asked for since":           {asked, []Record{fail}, "failed"},
-		"it cost a way back yesterday":                 {f, []Record{old}, ""},
-		"somebody went back from it":                   {f, []Record{pass, back}, "left"},
-		"somebody went back, and forward by hand":      {f, []Record{pass, back, pass}, ""},
+		"nothing":                                       {f, nil, ""},
+		"others do not count":                           {f, []Record{{To: other, Verdict: smoke.Fail}}, ""},
+		"it failed":                                     {f, []Record{pass, fail}, "failed"},
+		"it failed, and was inconclusive later":         {f, []Record{fail, old}, "failed"},
+		"it failed and passed later":                    {f, []Record{fail, pass}, ""},
+		"it cost a way back an hour ago":                {f, []Record{reverted}, "tried"},
+		"it cost a way back, and was asked for before":  {early, []Record{reverted}, "tried"},
+		"it cost a way back, and was asked for since":   {asked, []Record{reverted}, ""},
+		"it cost a way back, and will be asked for":     {ahead, []Record{reverted}, "tried"}, // a clock is wrong
+		"it failed, and was asked for since":            {asked, []Record{fail}, "failed"},
+		"it cost a way back yesterday":                  {f, []Record{old}, ""},
+		"somebody went back from it":                    {f, []Record{pass, back}, "left"},
+		"somebody went back before it ended":            {f, []Record{left}, "left"},
+		"it cost a way back, by a clock that was wrong": {f, []Record{later}, ""},
+		"somebody went back, and forward by hand":       {f, []Record{pass, back, pass}, ""},
 	} {
 		g := c.facts
 		g.against(c.records)
@@ -117,6 +124,42 @@ func TestWhatAHostsHistoryHasAgainstAVersion(t *testing.T) {
 		}
 		if got != c.want {
 			t.Errorf("%s: %q, want %q", name, got, c.want)
+		}
+	}
+}
+
+func TestAnOldStateIsRestoredOnlyWhereAPersonAskedForIt(t *testing.T) {
+	t.Parallel()
+	now := time.Date(2026, 11, 20, 12, 0, 0, 0, time.UTC)
+	at := func(id string, schema int, ago time.Duration) api.Backup {
+		return api.Backup{ID: id, SchemaVersion: schema, CreatedAt: now.Add(-ago)}
+	}
+	fresh := []api.Backup{at("now", 6, time.Second), at("deploy", 5, time.Hour), at("night", 5, 20*time.Hour)}
+	stale := []api.Backup{at("now", 6, time.Second), at("night", 6, 20*time.Hour), at("deploy", 5, 20*24*time.Hour)}
+	for name, c := range map[string]struct {
+		backups []api.Backup
+		unasked bool
+		want    string
+	}{
+		"asked for":                          {stale, false, "deploy"},
+		"by itself, soon after":              {fresh, true, "deploy"},
+		"by itself, twenty days after":       {stale, true, ""},
+		"asked for, and there is none older": {fresh[:1], false, ""},
+	} {
+		tx := transaction{opt: Options{Unasked: c.unasked, Now: func() time.Time { return now }}}
+		tx.j.Schema, tx.j.To = 6, Image{Version: "2026.11.3", Tag: "stable", Schema: 5}
+		got, err := tx.older(c.backups)
+		if got != c.want || (c.want == "") != problem.Is(err, problem.Refused) {
+			t.Errorf("%s: %q, %v; want %q", name, got, err, c.want)
+		}
+	}
+}
+
+func TestAWindowIsAsLongAsTheTimersTick(t *testing.T) {
+	t.Parallel()
+	for text, ok := range map[string]bool{"02:00-02:15": true, "23:55-00:10": true, "02:00-02:10": false, "23:55-00:05": false, "02:00-02:00": true} {
+		if _, err := ParseWindow(text); (err == nil) != ok {
+			t.Errorf("%s: %v", text, err)
 		}
 	}
 }

@@ -38,8 +38,15 @@ func ParseWindow(text string) (Window, error) {
 	if err != nil {
 		return Window{}, wrong()
 	}
-	return Window{from: begin.Hour()*60 + begin.Minute(), to: end.Hour()*60 + end.Minute(), zone: location, text: strings.TrimSpace(text)}, nil
+	w := Window{from: begin.Hour()*60 + begin.Minute(), to: end.Hour()*60 + end.Minute(), zone: location, text: strings.TrimSpace(text)}
+	if open := (w.to - w.from + 24*60) % (24 * 60); open != 0 && open < int(tick.Minutes()) {
+		return Window{}, problem.New(problem.Usage, fmt.Sprintf("The window %q is open for %d minutes; the timer comes by every %.0f.", text, open, tick.Minutes()), "Make it longer.")
+	}
+	return w, nil
 }
+
+// tick is how often the timer of the bundle runs an update.
+const tick = 15 * time.Minute
 
 // Contains reports whether the window is open at a moment.
 func (w Window) Contains(at time.Time) bool {

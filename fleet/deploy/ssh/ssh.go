@@ -124,6 +124,10 @@ func (s *Shell) Dial(ctx context.Context, network, address string) (net.Conn, er
 		return nil, err
 	}
 	conn, err := l.client.DialContext(ctx, network, address)
+	if refused, ok := errors.AsType[*cryptossh.OpenChannelError](err); ok && refused.Reason == cryptossh.Prohibited {
+		return nil, problem.Wrap(err, problem.Refused, fmt.Sprintf("expected to reach %s on %s through the connection, which its sshd forbids", address, s.name),
+			"allow it in sshd_config there, for this user at least: AllowTcpForwarding local").WithCode(deploy.NoForwarding)
+	}
 	if err != nil {
 		return nil, problem.Wrap(err, problem.Unavailable, fmt.Sprintf("expected an answer at %s on %s", address, s.name), "see there what listens: ss -ltn")
 	}

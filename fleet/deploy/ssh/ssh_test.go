@@ -17,6 +17,7 @@ import (
 	"github.com/keboola/agnes-the-ai-analyst/fleet/deploy"
 	"github.com/keboola/agnes-the-ai-analyst/fleet/deploy/shelltest"
 	"github.com/keboola/agnes-the-ai-analyst/fleet/deploy/ssh"
+	"github.com/keboola/agnes-the-ai-analyst/internal/problem"
 	"github.com/keboola/agnes-the-ai-analyst/internal/sshtest"
 )
 
@@ -27,9 +28,9 @@ type host struct {
 	known  string // a known_hosts file
 }
 
-func start(t *testing.T) host {
+func start(t *testing.T, config ...string) host {
 	t.Helper()
-	s := sshtest.Start(t)
+	s := sshtest.Start(t, config...)
 	target, err := deploy.ParseTarget("ssh://" + s.User + "@" + s.Addr)
 	if err != nil {
 		t.Fatal(err)
@@ -86,6 +87,20 @@ func silent(t *testing.T, like deploy.Target) deploy.Target {
 	t.Cleanup(func() { _ = l.Close() })
 	like.Port = l.Addr().(*net.TCPAddr).Port
 	return like
+}
+
+func TestAHostThatForbidsForwardingSaysSo(t *testing.T) {
+	t.Parallel()
+	sshd := start(t, "AllowTcpForwarding no")
+	for name, s := range map[string]deploy.Shell{
+		"of its own":       shell(t)(ssh.New(sshd.target, ssh.Options{HostKeys: []string{sshd.HostKey}, Identity: sshd.KeyFile})),
+		"the system's ssh": shell(t)(ssh.NewSystem(sshd.target, ssh.System{Config: "/dev/null", KnownHosts: sshd.known, Identity: sshd.KeyFile})),
+	} {
+		_, err := s.Dial(t.Context(), "tcp", sshd.Addr)
+		if p := problem.As(err); p.Code != deploy.NoForwarding || p.Kind != problem.Refused || !strings.Contains(p.Hint, "AllowTcpForwarding") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
 }
 
 func TestAnotherMachineIsAShell(t *testing.T) {
