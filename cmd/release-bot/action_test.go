@@ -20,6 +20,7 @@ import (
 
 	"github.com/keboola/agnes-the-ai-analyst/internal/cli"
 	"github.com/keboola/agnes-the-ai-analyst/internal/problem"
+	"github.com/keboola/agnes-the-ai-analyst/release/github"
 )
 
 // actionFile is action.yml, as far as the tests ask.
@@ -36,11 +37,13 @@ type actionFile struct {
 
 // workflow is a workflow file, as far as the tests ask.
 type workflow struct {
-	Jobs map[string]struct {
-		If           string
-		Outputs, Env map[string]string
-		Steps        []workflowStep
-	}
+	Jobs map[string]workflowJob
+}
+
+type workflowJob struct {
+	If, Uses                  string
+	Permissions, Outputs, Env map[string]string
+	Steps                     []workflowStep
 }
 
 type workflowStep struct {
@@ -185,6 +188,60 @@ func TestEveryWorkflowCallsTheActionAsItIs(t *testing.T) {
 		if want := "${{ steps.bot.outputs." + name + " }}"; out.Value != want {
 			t.Errorf("output %s is %q, want %q", name, out.Value, want)
 		}
+	}
+}
+
+// What actionlint cannot know, either: that a job has the rights of the verbs that it
+// runs, and of those that it asks preflight about, and a caller those of the job it calls.
+func TestEveryJobHasTheRightsOfItsVerbs(t *testing.T) {
+	t.Parallel()
+	files, err := filepath.Glob("../../.github/workflows/*.yml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	more, _ := filepath.Glob("../../examples/release/.github/workflows/*.yml")
+	held := 0
+	hold := func(where string, job workflowJob, what, level, of string) {
+		t.Helper()
+		held++
+		ranks := []string{"", "read", "write"}
+		if slices.Index(ranks, job.Permissions[what]) < slices.Index(ranks, level) {
+			t.Errorf("%s has %s: %q, and %s needs %q", where, what, job.Permissions[what], of, level)
+		}
+	}
+	for _, file := range append(files, more...) {
+		for name, job := range readYAML[workflow](t, file).Jobs {
+			where := filepath.Base(file) + ", job " + name
+			if called, ok := strings.CutPrefix(job.Uses, "./"); ok {
+				for its, other := range readYAML[workflow](t, filepath.Join("../..", called)).Jobs {
+					for what, level := range other.Permissions {
+						hold(where, job, what, level, its+" of "+called)
+					}
+				}
+			}
+			for _, s := range job.Steps {
+				if s.Uses != "./" && !strings.HasPrefix(s.Uses, "keboola/agnes-the-ai-analyst@") {
+					continue
+				}
+				for _, text := range append(strings.Split(s.With["for"], ","), s.With["verb"]) {
+					verb, _, _ := strings.Cut(strings.TrimSpace(text), " ")
+					rights, ok := verbRights()[verb]
+					if !ok && verb != "" && verb != "preflight" {
+						t.Errorf("%s: the rights of the verb %q are not known", where, verb)
+					}
+					for _, right := range rights {
+						if right == github.DeletePackages { // a workflow has it by the package's settings
+							right = github.WritePackages
+						}
+						what, level, _ := strings.Cut(string(right), ": ")
+						hold(where, job, what, level, verb)
+					}
+				}
+			}
+		}
+	}
+	if held < 40 {
+		t.Errorf("only %d rights were looked at: is this looking at the right files?", held)
 	}
 }
 

@@ -50,43 +50,53 @@ func verbRights() map[string][]github.Right {
 // newPreflight asks whether a verb would be allowed to do its work.
 func newPreflight(a *app) *cobra.Command {
 	rights := verbRights()
-	verbs := slices.Sorted(maps.Keys(rights))
-	verb := "release"
+	known := slices.Sorted(maps.Keys(rights))
+	verbs := []string{"release"}
 	c := &cobra.Command{
 		Use:   "preflight",
 		Short: "Say which right a verb lacks, before it is needed",
-		Long: `preflight asks GitHub whether the token has the rights that a verb needs, whether
-the registry answers, and, for "release", whether the default branch requires status checks
+		Long: `preflight asks GitHub whether the token has the rights that a verb needs, or several
+verbs (those of a workflow's job, say), whether the registry answers, and, for
+"release", whether the default branch requires status checks
 (.github/rulesets/main.json is a ruleset that does; import it under Settings, Rules).
 
 It changes nothing. A missing right exits with 3; missing required checks are a
 warning, because a release works without them and should not.`,
 		Example: `  release-bot preflight --for release --repo acme/hello
+  release-bot preflight --for "version claim,publish"
   release-bot preflight --for prune -o json`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			verb, _, _ = strings.Cut(verb, " ") // version claim
-			needs, ok := rights[verb]
-			if !ok {
-				return problem.New(problem.Usage, fmt.Sprintf("expected a verb of %s, found %q", strings.Join(verbs, ", "), verb), "release-bot preflight --for release")
+			var needs []github.Right
+			for i, text := range verbs {
+				verb, _, _ := strings.Cut(strings.TrimSpace(text), " ") // version claim
+				if _, ok := rights[verb]; !ok {
+					return problem.New(problem.Usage, fmt.Sprintf("expected a verb of %s, found %q", strings.Join(known, ", "), verb), "release-bot preflight --for release")
+				}
+				verbs[i] = verb
+				for _, right := range rights[verb] {
+					if !slices.Contains(needs, right) {
+						needs = append(needs, right)
+					}
+				}
 			}
-			answer, err := a.preflight(c.Context(), verb, needs)
+			answer, err := a.preflight(c.Context(), verbs, needs)
 			if err != nil {
 				return err
 			}
-			if err := a.answer("Preflight of "+verb, answer, answer.table); err != nil {
+			if err := a.answer("Preflight of "+strings.Join(verbs, ", "), answer, answer.table); err != nil {
 				return err
 			}
-			return answer.verdict(verb)
+			return answer.verdict(verbs)
 		},
 	}
-	c.Flags().StringVar(&verb, "for", verb, "`VERB` to check: "+strings.Join(verbs, ", "))
-	_ = c.RegisterFlagCompletionFunc("for", cobra.FixedCompletions(verbs, cobra.ShellCompDirectiveNoFileComp)) // fails for unknown flags only
+	c.Flags().StringSliceVar(&verbs, "for", verbs, "`VERBS` to check: "+strings.Join(known, ", "))
+	_ = c.RegisterFlagCompletionFunc("for", cobra.FixedCompletions(known, cobra.ShellCompDirectiveNoFileComp)) // fails for unknown flags only
 	cli.OutputFlag(c, &a.format)
 	return c
 }
 
-func (a *app) preflight(ctx context.Context, verb string, needs []github.Right) (preflight, error) {
+func (a *app) preflight(ctx context.Context, verbs []string, needs []github.Right) (preflight, error) {
 	client, err := a.github()
 	if err != nil {
 		return preflight{}, err
@@ -124,7 +134,7 @@ func (a *app) preflight(ctx context.Context, verb string, needs []github.Right) 
 			return preflight{}, err
 		}
 	}
-	if verb == "release" {
+	if slices.Contains(verbs, "release") {
 		branch, checks, err := client.RequiredChecks(ctx)
 		if err == nil && len(checks) == 0 {
 			err = problem.New(problem.Found, fmt.Sprintf("expected status checks to be required on %s of %s, found none: what fails CI can be merged, and every merge is a release", branch, client.Repo()),
@@ -154,10 +164,10 @@ func (p preflight) table(g *cli.Grid) {
 }
 
 // verdict is the error of an answer that found something missing.
-func (p preflight) verdict(verb string) error {
+func (p preflight) verdict(verbs []string) error {
 	for _, c := range p.Checks {
 		if !c.OK && c.Level == "error" {
-			return problem.New(problem.Found, fmt.Sprintf("release-bot %s would fail: %s", verb, c.Detail), c.Hint)
+			return problem.New(problem.Found, fmt.Sprintf("release-bot %s would fail: %s", strings.Join(verbs, ", "), c.Detail), c.Hint)
 		}
 	}
 	return nil

@@ -67,6 +67,15 @@ func TestPreflightNamesTheRightThatIsMissing(t *testing.T) {
 			t.Errorf("exit %d, %+v\n%s", code, answer, said)
 		}
 	})
+	t.Run("packages and contents, of two verbs, and no other", func(t *testing.T) {
+		t.Parallel()
+		g := all
+		g.Issues, g.Pulls = githubtest.None, githubtest.None
+		answer, code, said := preflightOf(t, g, nil, "--for", "version claim, publish")
+		if code != 0 || !answer.check("contents: write").OK || !answer.check("packages: write").OK || !answer.check("registry").OK || len(answer.Checks) != 4 {
+			t.Errorf("exit %d, %+v\n%s", code, answer, said)
+		}
+	})
 	t.Run("issues, of a rollback", func(t *testing.T) {
 		t.Parallel()
 		g := all
