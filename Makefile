@@ -47,7 +47,7 @@ run: build ## Build, then start an instance on :8000 over the sample shop (DATA_
 	@exec bin/agnes serve --data-dir '$(DATA_DIR)' --csv-dir '$(CSV_DIR)' $(if $(ADDR),--addr '$(ADDR)')
 
 .PHONY: test
-test: ## Run every test that needs no privileges (TESTFLAGS=)
+test: ## Run all tests but whole stories; those that mount a disk are skipped unless root runs them (TESTFLAGS=)
 	@go test -tags $(TAGS) $(TESTFLAGS) ./...
 
 ##@ Building

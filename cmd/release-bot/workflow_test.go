@@ -251,3 +251,26 @@ func TestEveryWorkflowCallsAgnesctlAsItIs(t *testing.T) {
 		t.Errorf("only %d steps call agnesctl: is this looking at the right files?", calls)
 	}
 }
+
+// A runner is not root, and with CI=true a test that may not mount its disk fails.
+func TestTheChecksTestAsRoot(t *testing.T) {
+	t.Parallel()
+	tested := 0
+	for name, job := range readYAML[workflow](t, "../../.github/workflows/checks.yml").Jobs {
+		for i, s := range job.Steps {
+			if !regexp.MustCompile(`\bmake (test|e2e)$`).MatchString(s.Run) {
+				continue
+			}
+			tested++
+			if !strings.HasPrefix(s.Run, `sudo -E env "PATH=$PATH" "HOME=$HOME" make `) {
+				t.Errorf("job %s tests without root: %s", name, s.Run)
+			}
+			if i+1 == len(job.Steps) || job.Steps[i+1].If != "always()" || !strings.Contains(job.Steps[i+1].Run, "chown -R") {
+				t.Errorf("job %s leaves folders of the cache to root", name)
+			}
+		}
+	}
+	if tested != 2 {
+		t.Errorf("%d steps test, want two: is this looking at the right file?", tested)
+	}
+}
