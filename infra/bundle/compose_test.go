@@ -158,6 +158,10 @@ func TestEveryCombinationOfComposeFilesIsOneInstance(t *testing.T) {
 					t.Errorf("production is %v, the build is %v", production, app.Build)
 				} else if production && app.Image != "ghcr.io/keboola/agnes-the-ai-analyst:stable" {
 					t.Errorf("the image is %s", app.Image)
+				} else if production && app.PullPolicy != "" {
+					t.Errorf("the pull policy is %q: docker compose pull skips an image that is there, whatever its tag has become", app.PullPolicy)
+				} else if !production && app.PullPolicy != "never" {
+					t.Errorf("the pull policy of what is built here is %q", app.PullPolicy)
 				}
 				if app.mount("/data") != "data" {
 					t.Errorf("/data is %q", app.mount("/data"))
