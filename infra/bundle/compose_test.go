@@ -47,6 +47,7 @@ type service struct {
 	Ports       []struct{ HostIP, Published string }
 	ReadOnly    bool     `json:"read_only"`
 	CapDrop     []string `json:"cap_drop"`
+	CapAdd      []string `json:"cap_add"`
 	SecurityOpt []string `json:"security_opt"`
 	Restart     string
 	StopGrace   string `json:"stop_grace_period"`
@@ -183,8 +184,13 @@ func TestEveryCombinationOfComposeFilesIsOneInstance(t *testing.T) {
 				} else if ok && (sap.mount("/data") != "data" || sap.env("SAP_HOST") != "...") {
 					t.Errorf("connector-sap = %+v", sap)
 				}
-				if _, ok := services["caddy"]; ok != (profile == "production") {
+				caddy, ok := services["caddy"]
+				if ok != (profile == "production") {
 					t.Errorf("caddy is there: %v", ok)
+				}
+				// The second reads a Caddyfile of mode 0600; no other power may come with it.
+				if ok && (!slices.Equal(caddy.CapDrop, []string{"ALL"}) || !slices.Equal(slices.Sorted(slices.Values(caddy.CapAdd)), []string{"DAC_OVERRIDE", "NET_BIND_SERVICE"}) || !caddy.ReadOnly) {
+					t.Errorf("caddy is confined otherwise: %+v", caddy)
 				}
 			})
 		}
