@@ -274,3 +274,59 @@ func TestTheChecksTestAsRoot(t *testing.T) {
 		t.Errorf("%d steps test, want two: is this looking at the right file?", tested)
 	}
 }
+
+// Where a ruleset keeps the changelog's commit from main, a release has its programs all the same.
+func TestARefusedBranchKeepsNoProgramsOffARelease(t *testing.T) {
+	t.Parallel()
+	jobs := readYAML[workflow](t, "../../.github/workflows/release.yml").Jobs
+	steps := map[string]string{}
+	for name, job := range jobs {
+		for _, s := range job.Steps {
+			switch {
+			case s.With["verb"] == "notes":
+				steps["notes"] = name
+			case strings.HasPrefix(s.Run, "make dist "):
+				steps["dist"] = name
+			case strings.HasPrefix(s.Run, "gh release upload "):
+				steps["upload"] = name
+			}
+		}
+	}
+	if steps["notes"] == "" || steps["dist"] == "" || steps["dist"] != steps["upload"] || steps["dist"] == steps["notes"] {
+		t.Fatalf("the steps are in the jobs %v, want programs in one of their own", steps)
+	}
+	for notes, image := range map[string]string{"failure": "success", "success": "success", "skipped": "failure"} {
+		found := situation("needs.notes.result", notes, "needs.image.result", image)
+		if got := evaluate(t, jobs[steps["dist"]].If, found) != ""; got != (image == "success") {
+			t.Errorf("image %s, notes %s: the programs are built: %v", image, notes, got)
+		}
+	}
+}
+
+// GitHub answers 422 to its own Actions app in a repository's ruleset.
+func TestARepositoryCanImportTheRulesets(t *testing.T) {
+	t.Parallel()
+	files, err := filepath.Glob("../../.github/rulesets/*.json")
+	if err != nil || len(files) != 2 {
+		t.Fatal(files, err)
+	}
+	for _, file := range files {
+		raw, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var ruleset struct {
+			BypassActors []struct {
+				ActorType string `json:"actor_type"`
+			} `json:"bypass_actors"`
+		}
+		if err := json.Unmarshal(raw, &ruleset); err != nil {
+			t.Fatal(err)
+		}
+		for _, actor := range ruleset.BypassActors {
+			if actor.ActorType == "Integration" {
+				t.Errorf("%s lets an app by, which a repository's ruleset takes only where the owner has made it", file)
+			}
+		}
+	}
+}

@@ -73,7 +73,7 @@ func (c *Client) failBranch(err error, branch string) error {
 		text, refused := says(err, status)
 		if text = strings.ToLower(text); refused && (strings.Contains(text, "rule violation") || strings.Contains(text, "protected branch")) {
 			return problem.New(problem.Refused, fmt.Sprintf("expected GitHub to let this bot change %s of %s, found a rule against it: %s", branch, c.Repo(), firstWords(err)),
-				"put the bot into the rule's bypass list (Settings, Rules, Rulesets), or run the verb with --write in a branch of your own and open a pull request")
+				"call with the token of somebody in the rule's bypass list (Settings, Rules, Rulesets; docs/release.md, Notes), or run the verb with --write in a branch of your own and open a pull request")
 		}
 	}
 	return c.fail(err, "change the branch "+branch, WriteContents)
