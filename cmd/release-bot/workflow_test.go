@@ -330,3 +330,33 @@ func TestARepositoryCanImportTheRulesets(t *testing.T) {
 		}
 	}
 }
+
+// Where the image's job does not succeed, no smoke test runs: what may have been published has to be told of.
+func TestAPublicationThatBrokeOffIsToldOf(t *testing.T) {
+	t.Parallel()
+	job := readYAML[workflow](t, "../../.github/workflows/release.yml").Jobs["unfinished"]
+	for name, c := range map[string]struct {
+		result, version, publish string
+		told                     bool
+	}{
+		"all is well":                     {"success", "2026.04.3", "success", false},
+		"nothing was claimed":             {"failure", "", "skipped", false},
+		"the build failed":                {"failure", "2026.04.3", "skipped", false},
+		"a tag could not be moved":        {"failure", "2026.04.3", "failure", true},
+		"canceled in the middle":          {canceled, "2026.04.3", canceled, true},
+		"published, and then out of time": {canceled, "2026.04.3", "success", true},
+		"a step after it failed":          {"failure", "2026.04.3", "success", true},
+	} {
+		names := situation("needs.image.result", c.result, "needs.image.outputs.version", c.version, "needs.image.outputs.publish", c.publish)
+		if told := evaluate(t, job.If, names) != ""; told != c.told {
+			t.Errorf("%s: told %v, want %v", name, told, c.told)
+		}
+	}
+	last := workflowStep{}
+	if len(job.Steps) > 0 {
+		last = job.Steps[len(job.Steps)-1]
+	}
+	if last.With["verb"] != "verdict" || last.With["verdict"] != "inconclusive" || last.With["version"] == "" || job.Env["RELEASE_BOT_WEBHOOK_URL"] == "" {
+		t.Errorf("the job tells nobody: %+v", job)
+	}
+}
