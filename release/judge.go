@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+
+	"github.com/keboola/agnes-the-ai-analyst/internal/problem"
 )
 
 // Judged is the answer of Verdict.
@@ -59,6 +61,28 @@ func (p *Publisher) Verdict(ctx context.Context, v Version, verdict Verdict, det
 	ran, err := walk(ctx, steps)
 	j.out.Steps = ran
 	return j.out, err
+}
+
+// Match refuses, by problem.Refused, a digest that is not what the version's own tag
+// points at: what was found out about one image says nothing about another.
+func (p *Publisher) Match(ctx context.Context, v Version, digest string) error {
+	c, err := p.claimed(ctx, v)
+	if err != nil {
+		return err
+	}
+	tag := VersionTag(c.Channel, v)
+	at, err := p.Registry.Digest(ctx, tag)
+	found := "it at " + at
+	switch {
+	case errors.Is(err, ErrNotFound):
+		found = "no such tag"
+	case err != nil:
+		return Unsettled(err)
+	case at == digest:
+		return nil
+	}
+	return problem.New(problem.Refused, fmt.Sprintf("expected %s:%s at %s, which was tested, found %s; nothing was recorded", p.Registry, tag, digest, found),
+		"test the image that the tag points at, or name the version whose image was tested: release-bot version list")
 }
 
 // find reads the image that passed.

@@ -281,3 +281,22 @@ func TestADryRunTellsNobody(t *testing.T) {
 		t.Errorf("%+v, %+v", got, d.repo.Issues())
 	}
 }
+
+func TestWhatWasFoundOutAboutOneImageSaysNothingAboutAnother(t *testing.T) {
+	t.Parallel()
+	d := newDesk(t)
+	all := d.stable(t, 2)
+	if err := d.Match(t.Context(), all[1].Version, all[1].Digest); err != nil {
+		t.Errorf("its own image: %v", err)
+	}
+	if err := d.Match(t.Context(), all[1].Version, all[0].Digest); !problem.Is(err, problem.Refused) || !strings.Contains(err.Error(), all[1].Digest) {
+		t.Errorf("another version's image: %v", err)
+	}
+	d.Intercept(func(w http.ResponseWriter, _ *http.Request, _ bool) bool {
+		w.WriteHeader(http.StatusBadGateway)
+		return true
+	})
+	if err := d.Match(t.Context(), all[1].Version, all[1].Digest); !problem.Is(err, problem.Inconclusive) {
+		t.Errorf("the registry is in trouble: %v", err)
+	}
+}

@@ -44,6 +44,14 @@ first. It asks nobody.`,
 
 var digestText = regexp.MustCompile(`^sha256:[0-9a-f]{64}$`)
 
+func checkDigest(digest string) error {
+	if digestText.MatchString(digest) {
+		return nil
+	}
+	return problem.New(problem.Usage, fmt.Sprintf("expected --digest as sha256: and 64 hexadecimal digits, found %q", digest),
+		"docker buildx build --metadata-file build.json … && jq -r '.\"containerimage.digest\"' build.json")
+}
+
 func newPublish(a *app) *cobra.Command {
 	var f channelVersionCommit
 	var digest, promotion string
@@ -74,9 +82,9 @@ It needs the right to write the image repository: packages: write on GitHub.`,
 			if err != nil {
 				return err
 			}
-			if b.Digest = digest; !digestText.MatchString(digest) {
-				return problem.New(problem.Usage, fmt.Sprintf("expected --digest as sha256: and 64 hexadecimal digits, found %q", digest),
-					"docker buildx build --metadata-file build.json … && jq -r '.\"containerimage.digest\"' build.json")
+			b.Digest = digest
+			if err := checkDigest(digest); err != nil {
+				return err
 			}
 			if b.Breaking = breaking; breaking && b.Channel != release.Stable {
 				return problem.New(problem.Usage, "expected --breaking with --channel stable: nobody relies on dev", "leave --breaking away")

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"strings"
 
@@ -117,4 +118,24 @@ func (a *app) forgeIfAny() (release.Forge, error) {
 		return nil, nil //nolint:nilnil // release.Publisher does without
 	}
 	return a.forge()
+}
+
+// testedFlag is the digest that a verb's judgment is about.
+func testedFlag(c *cobra.Command, digest *string) {
+	c.Flags().StringVar(digest, "digest", "", "`DIGEST` that was tested: sha256:…; refused where it is not the version's image")
+}
+
+// tested refuses a judgment over another image than the version's. Where the
+// question stays open, the registry may be what was in trouble, and is done without.
+func tested(ctx context.Context, p *release.Publisher, v release.Version, digest string, open bool) error {
+	if digest == "" {
+		return nil
+	}
+	if err := checkDigest(digest); err != nil {
+		return err
+	}
+	if err := p.Match(ctx, v, digest); err != nil && (!open || problem.Is(err, problem.Refused)) {
+		return err
+	}
+	return nil
 }

@@ -7,7 +7,7 @@ import (
 )
 
 func newRollback(a *app) *cobra.Command {
-	var failed, to, reason string
+	var failed, to, reason, digest string
 	var alerts alertFlags
 	var dryRun bool
 	c := &cobra.Command{
@@ -21,6 +21,8 @@ and a webhook where one is given.
 
 stable is touched only when it points at the failed image or is missing. Where no
 good version exists it stays, everything else is done, and the exit code is 4.
+With --digest, the image that failed has to be the one that the version's tag
+points at; for any other, nothing is done, and the exit code is 4.
 Run it again after an interruption: it ends in the same state.
 
 The webhook gets a POST of {"text": "…"}, which Slack understands. Its address is
@@ -43,6 +45,9 @@ ledger (contents: write) and issues (issues: write).`,
 				return err
 			}
 			p.DryRun = dryRun
+			if err := tested(c.Context(), p, v, digest, false); err != nil {
+				return err
+			}
 			if err := a.alerting(p, alerts); err != nil {
 				return err
 			}
@@ -60,6 +65,7 @@ ledger (contents: write) and issues (issues: write).`,
 	c.Flags().StringVar(&failed, "failed", "", "`VERSION` that failed")
 	c.Flags().StringVar(&to, "to", "", "`VERSION` to go back to (default: the newest good one)")
 	c.Flags().StringVar(&reason, "reason", "", "`TEXT` that people read")
+	testedFlag(c, &digest)
 	alerts.register(c)
 	dryRunFlag(c, &dryRun)
 	_ = c.MarkFlagRequired("failed")

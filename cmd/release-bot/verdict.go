@@ -8,7 +8,7 @@ import (
 )
 
 func newVerdict(a *app) *cobra.Command {
-	var detail string
+	var detail, digest string
 	var alerts alertFlags
 	var dryRun bool
 	c := &cobra.Command{
@@ -26,6 +26,9 @@ A version that failed never becomes good again: a pass is then refused. A later
 inconclusive changes nothing about a version that passed or failed, and tells
 nobody.
 
+With --digest, the image that was tested has to be the one that the version's tag
+points at; for any other, nothing is recorded, and the exit code is 4.
+
 The webhook gets a POST of {"text": "…"}, which Slack understands. Its address is
 --webhook-url or RELEASE_BOT_WEBHOOK_URL. With a secret, in --webhook-secret-file
 or RELEASE_BOT_WEBHOOK_SECRET, X-Agnes-Signature-256 is the HMAC-SHA256 of the
@@ -34,6 +37,7 @@ body.
 It needs the right to write the ledger (contents: write on GitHub), for a pass the
 image repository (packages: write), and for the issue issues: write.`,
 		Example: `  release-bot verdict 2026.04.3 pass
+  release-bot verdict 2026.04.3 pass --digest sha256:…
   release-bot verdict 2026.04.3 fail --detail "step 4, query: 500"
   release-bot verdict 2026.04.3 inconclusive --detail "the canary did not answer on port 22"`,
 		Args: cobra.ExactArgs(2),
@@ -51,6 +55,9 @@ image repository (packages: write), and for the issue issues: write.`,
 				return err
 			}
 			p.DryRun = dryRun
+			if err := tested(c.Context(), p, v, digest, verdict == release.VerdictInconclusive); err != nil {
+				return err
+			}
 			if verdict == release.VerdictInconclusive {
 				err = a.alerting(p, alerts)
 			} else {
@@ -72,6 +79,7 @@ image repository (packages: write), and for the issue issues: write.`,
 	}
 	cli.OutputFlag(c, &a.format)
 	c.Flags().StringVar(&detail, "detail", "", "`TEXT` that says what was found")
+	testedFlag(c, &digest)
 	alerts.register(c)
 	dryRunFlag(c, &dryRun)
 	return c

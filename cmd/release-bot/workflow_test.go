@@ -106,7 +106,7 @@ func judged(t *testing.T, found map[string]string, promotion string) []string {
 	t.Helper()
 	jobs := readYAML[workflow](t, "../../.github/workflows/smoke-test.yml").Jobs
 	names := map[string]string{
-		"inputs.version": "2026.04.3", "vars.PROMOTION": promotion, // whoever starts it: no input stands against the variable
+		"inputs.version": "2026.04.3", "inputs.digest": "sha256:ab", "vars.PROMOTION": promotion, // whoever starts it: no input stands against the variable
 		"github.server_url": "https://github.com", "github.repository": "keboola/agnes", "github.run_id": "7",
 	}
 	ran := 0
@@ -138,6 +138,9 @@ func judged(t *testing.T, found map[string]string, promotion string) []string {
 			if text := expand(t, s.With["reason"]+s.With["detail"], names); s.With["verb"] != "promote" &&
 				(!strings.HasSuffix(text, " https://github.com/keboola/agnes/actions/runs/7") || !strings.Contains(text, found["steps.deploy.outputs.message"])) {
 				t.Errorf("%s does not say what was found and where: %q", s.With["verb"], text)
+			}
+			if digest := expand(t, s.With["digest"], names); s.With["verb"] != "promote" && digest != "sha256:ab" {
+				t.Errorf("%s is not told which image was tested, but %q", s.With["verb"], digest)
 			}
 		}
 	}
