@@ -41,8 +41,9 @@ type workflow struct {
 }
 
 type workflowJob struct {
-	If, Uses                  string
+	If, Uses, Environment     string
 	Permissions, Outputs, Env map[string]string
+	Secrets                   any
 	Steps                     []workflowStep
 }
 

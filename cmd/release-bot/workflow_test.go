@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -361,5 +362,49 @@ func TestAPublicationThatBrokeOffIsToldOf(t *testing.T) {
 	}
 	if last.With["verb"] != "verdict" || last.With["verdict"] != "inconclusive" || last.With["version"] == "" || job.Env["RELEASE_BOT_WEBHOOK_URL"] == "" {
 		t.Errorf("the job tells nobody: %+v", job)
+	}
+}
+
+// A branch's workflow is what its author wrote: it must never be given the key, and no
+// step of a release but the one that signs.
+func TestTheSigningKeyIsInTheStepThatSignsStableImagesAlone(t *testing.T) {
+	t.Parallel()
+	files, err := filepath.Glob("../../.github/workflows/*.yml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	key := regexp.MustCompile(`\$\{\{ *secrets\.COSIGN_\w+ *\}\}`)
+	signs := 0
+	for _, file := range files {
+		for name, job := range readYAML[workflow](t, file).Jobs {
+			if text := fmt.Sprint(job.Env, job.Secrets); key.MatchString(text) || filepath.Base(file) == "ci.yml" && job.Secrets != nil {
+				t.Errorf("%s, job %s: secrets go to all steps: %s", file, name, text)
+			}
+			if job.Permissions["id-token"] != "" {
+				t.Errorf("%s, job %s may ask for identity tokens, which nothing here uses", file, name)
+			}
+			for _, s := range job.Steps {
+				if !key.MatchString(fmt.Sprint(s)) {
+					continue
+				}
+				signs++
+				if !strings.HasPrefix(s.Run, "cosign sign ") {
+					t.Errorf("%s, job %s: a step has the key and does not sign: %+v", file, name, s)
+				}
+				for channel, want := range map[string]string{"stable": "release", "dev": ""} {
+					names := situation("inputs.channel", channel, "secrets.COSIGN_PRIVATE_KEY", "key")
+					names["env.SIGN"] = expand(t, job.Env["SIGN"], names)
+					if got := expand(t, job.Environment, names); got != want {
+						t.Errorf("%s is built in the environment %q, want %q", channel, got, want)
+					}
+					if got := evaluate(t, s.If, names) != ""; got != (channel == "stable") {
+						t.Errorf("%s is signed: %v", channel, got)
+					}
+				}
+			}
+		}
+	}
+	if signs != 1 {
+		t.Errorf("%d steps sign, want one", signs)
 	}
 }
