@@ -3,7 +3,8 @@
 #
 # An action used at a version tag (owner/repo@2026.04.3) runs that release's
 # binary, checked against the release's SHA256SUMS; at any other ref, and where the
-# release has no such file, the binary is built from the action's own source.
+# release has no such file or it cannot be fetched, the binary is built from the
+# action's own source, which is the release's as well.
 set -euo pipefail
 source=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
@@ -32,7 +33,12 @@ download() { # download TARGET
 		say "release $ref has no $name: building from source"
 		return 1
 	fi
-	curl -fsSL --retry 3 -o "$1" "$base/$name"
+	# download runs as a condition, in which a failure does not end the script.
+	curl -fsSL --retry 3 -o "$1" "$base/$name" || {
+		rm -f "$1"
+		say "$name of release $ref cannot be fetched: building from source"
+		return 1
+	}
 	got=$(sha256 "$1")
 	if [[ $got != "$want" ]]; then
 		rm -f "$1"

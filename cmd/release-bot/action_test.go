@@ -315,10 +315,16 @@ func TestTheActionRunsTheReleasesBinaryOnlyIfItIsTheReleases(t *testing.T) {
 		"/acme/tools/releases/download/2026.04.4/" + name:         binary + "# altered\n",
 		"/acme/tools/releases/download/2026.04.4/SHA256SUMS":      sums,
 		"/acme/tools/releases/download/2026.04.5/SHA256SUMS":      "",
+		"/acme/tools/releases/download/2026.04.6/SHA256SUMS":      sums,
+		"/acme/tools/releases/download/2026.04.7/SHA256SUMS":      sums,
+		"/acme/tools/releases/download/2026.04.7/" + name:         "cut off",
 		"/acme/tools/releases/download/release-bot_none/whatever": "",
 	}
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, ok := served[r.URL.Path]
+		if ok && body == "cut off" {
+			w.Header().Set("Content-Length", "1000") // the connection ends before
+		}
 		if !ok {
 			http.NotFound(w, r)
 			return
@@ -338,6 +344,8 @@ func TestTheActionRunsTheReleasesBinaryOnlyIfItIsTheReleases(t *testing.T) {
 		"its checksum is right":         {"2026.04.3", 0, "ran action for version"},
 		"its checksum is wrong":         {"2026.04.4", 4, "expected " + name + " with SHA-256"},
 		"the release has no binary":     {"2026.04.5", 0, "building from source"},
+		"its binary is not there":       {"2026.04.6", 0, "cannot be fetched: building from source"},
+		"its binary is cut off":         {"2026.04.7", 0, "cannot be fetched: building from source"},
 		"the action is in the checkout": {"", 0, "commit"},
 	} {
 		t.Run(name, func(t *testing.T) {
