@@ -18,6 +18,8 @@
 set -eu
 umask 077
 export LC_ALL=C
+# No proxy leads to this machine: curl would ask one even for that, agnesctl does not.
+export no_proxy="localhost,127.0.0.1,::1,${no_proxy:-${NO_PROXY:-}}"
 
 usage() {
 	printf 'smoke-test.sh: %s\n' "$1" >&2

@@ -46,7 +46,8 @@ func script(t *testing.T, shell []string, address, email, password string) (out 
 		t.Fatal(err)
 	}
 	cmd := exec.CommandContext(t.Context(), shell[0], append(append([]string{}, shell[1:]...), path, address)...)
-	cmd.Env = append(os.Environ(), "SMOKE_EMAIL="+email, "SMOKE_PASSWORD="+password, "SMOKE_WAIT=1", "TMPDIR="+t.TempDir())
+	cmd.Env = append(os.Environ(), "SMOKE_EMAIL="+email, "SMOKE_PASSWORD="+password, "SMOKE_WAIT=1", "TMPDIR="+t.TempDir(),
+		"http_proxy=http://127.0.0.1:1", "no_proxy=agnes.invalid", "NO_PROXY=") // none leads to this machine
 	var both bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &both, &both
 	err = cmd.Run()
