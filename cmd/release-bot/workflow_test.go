@@ -374,11 +374,15 @@ func TestTheSigningKeyIsInTheStepThatSignsStableImagesAlone(t *testing.T) {
 		t.Fatal(err)
 	}
 	key := regexp.MustCompile(`\$\{\{ *secrets\.COSIGN_\w+ *\}\}`)
+	branch := regexp.MustCompile(`secrets\.CHANGELOG_TOKEN`)
 	signs := 0
 	for _, file := range files {
 		for name, job := range readYAML[workflow](t, file).Jobs {
 			if text := fmt.Sprint(job.Env, job.Secrets); key.MatchString(text) || filepath.Base(file) == "ci.yml" && job.Secrets != nil {
 				t.Errorf("%s, job %s: secrets go to all steps: %s", file, name, text)
+			}
+			if branch.MatchString(fmt.Sprint(job)) && job.Environment != "release" {
+				t.Errorf("%s, job %s takes a token that may change main from where every branch can", file, name)
 			}
 			if job.Permissions["id-token"] != "" {
 				t.Errorf("%s, job %s may ask for identity tokens, which nothing here uses", file, name)
