@@ -81,6 +81,16 @@ func TestTheProductionProfilePutsTLSInFrontAndAsksForTheSetupToken(t *testing.T)
 		"      - 127.0.0.1:" + secure + ":443",
 		"      - 127.0.0.1:" + plain + ":80",
 	}, "\n")+"\n")
+	// As it is in a clone that somebody else than root made, under umask 077.
+	caddyfile := filepath.Join(c.dir, "Caddyfile")
+	if err := os.Chmod(caddyfile, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if os.Geteuid() == 0 {
+		if err := os.Chown(caddyfile, 1000, 1000); err != nil {
+			t.Fatal(err)
+		}
+	}
 	c.compose("--profile", "production", "up", "-d")
 	c.healthy()
 
