@@ -43,15 +43,40 @@ func (b *backups) note(last time.Time, err error) {
 }
 
 // state returns the newest good backup's time, the failure since, and the time
-// from which the next one is due.
-func (b *backups) state() (last, base time.Time, failed error) {
+// from which the next one is due. That is ahead of now only where nothing else
+// is known: the clock was wrong when it was taken.
+func (b *backups) state(now time.Time) (last, base time.Time, failed error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	base = b.last
-	if base.Before(b.since) {
+	if base.IsZero() || base.Before(b.since) && !backup.Ahead(b.since, now) {
 		base = b.since
 	}
 	return b.last, base, b.failed
+}
+
+// newest returns when the newest of list, newest first, was made. What is ahead
+// of now counts only where there is nothing else.
+func newest(list []backup.Info, now time.Time) (at time.Time) {
+	for _, b := range list {
+		if at.IsZero() || backup.Ahead(at, now) {
+			at = b.CreatedAt
+		}
+	}
+	return at
+}
+
+// longestStep is how far the clock may have gone since the backup before, for
+// what is old by it to be deleted.
+const longestStep = 7 * 24 * time.Hour
+
+// trusted returns the time to delete by: now, or not much later than the backup
+// before, since a clock that has jumped ahead makes everything old at once.
+func trusted(before, now time.Time) time.Time {
+	if limit := before.Add(longestStep); !before.IsZero() && limit.Before(now) {
+		return limit
+	}
+	return now
 }
 
 // openBackups finds out when the last backup was made and checks the settings.
@@ -71,9 +96,7 @@ func (i *Instance) openBackups(ctx context.Context) error {
 	for path, err := range broken {
 		i.log.Warn("A backup cannot be read.", "path", path, "error", err)
 	}
-	if len(list) > 0 {
-		i.backups.last = list[0].CreatedAt
-	}
+	i.backups.last = newest(list, time.Now())
 	return i.openMirror()
 }
 
@@ -139,6 +162,7 @@ func (i *Instance) Backup(ctx context.Context, caller Caller, req api.BackupRequ
 func (i *Instance) makeBackup(ctx context.Context, by state.By, req backup.Request) (backup.Info, error) {
 	req.Version, req.Snapshot = i.opt.Build.Version, i.state.Snapshot
 	began := time.Now()
+	_, before, _ := i.backups.state(began)
 	info, err := backup.Create(ctx, i.layout.BackupDirs(), req)
 	if err != nil && ctx.Err() != nil {
 		return backup.Info{}, problem.Wrap(err, problem.Unavailable, "The instance was stopped while a backup was made; there is none.", "Make it again once the instance runs: agnes backup create")
@@ -165,17 +189,17 @@ func (i *Instance) makeBackup(ctx context.Context, by state.By, req backup.Reque
 	if i.mirror != nil {
 		i.mirror.Wake()
 	}
-	i.pruneBackups()
+	i.pruneBackups(trusted(before, time.Now()))
 	return info, nil
 }
 
-func (i *Instance) pruneBackups() {
+func (i *Instance) pruneBackups(now time.Time) {
 	keep, err := backupKeep(i.Settings())
 	if err != nil {
 		i.log.Error("Old backups are not deleted.", "error", err)
 		return
 	}
-	gone, err := backup.Prune(i.layout.BackupDirs(), backup.Retention{Keep: keep, Offsite: i.isOffsite()}, time.Now())
+	gone, err := backup.Prune(i.layout.BackupDirs(), backup.Retention{Keep: keep, Offsite: i.isOffsite()}, now)
 	if err != nil {
 		i.log.Warn("Some old backups could not be deleted.", "error", err)
 	}
@@ -188,7 +212,7 @@ func (i *Instance) pruneBackups() {
 func (i *Instance) keepBackups(ctx context.Context) {
 	backup.Scheduler{
 		Schedule: i.backupSchedule,
-		Last:     func() time.Time { _, base, _ := i.backups.state(); return base },
+		Last:     func() time.Time { _, base, _ := i.backups.state(time.Now()); return base },
 		Make: func(ctx context.Context) error {
 			i.backups.making.Lock()
 			defer i.backups.making.Unlock()
@@ -281,8 +305,8 @@ func (i *Instance) seeRestore(ctx context.Context) {
 const makeUpTime = 15 * time.Minute
 
 func (i *Instance) backupHealth() api.ServiceHealth {
-	schedule := i.backupSchedule()
-	last, base, failed := i.backups.state()
+	schedule, now := i.backupSchedule(), time.Now()
+	last, base, failed := i.backups.state(now)
 	detail := "No backup was made yet."
 	if !last.IsZero() {
 		detail = fmt.Sprintf("The last backup was made at %s.", last.Format(time.RFC3339))
@@ -291,7 +315,12 @@ func (i *Instance) backupHealth() api.ServiceHealth {
 		return i.offsiteHealth(api.ServiceHealth{Status: api.Healthy, Detail: "Scheduled backups are off. " + detail, Hint: "Switch them on with AGNES_BACKUP_SCHEDULE, or make one: agnes backup create"})
 	}
 	out := api.ServiceHealth{Status: api.Healthy, Detail: detail}
-	if missed := schedule.Missed(base, time.Now()); missed >= 2 && (failed != nil || time.Since(i.backups.opened) > makeUpTime) {
+	if backup.Ahead(base, now) {
+		out.Status = api.Degraded
+		out.Detail += fmt.Sprintf(" The next is due at once, since %s is later than now: the clock was or is wrong.", base.UTC().Format(time.RFC3339))
+		out.Hint = "Check this host's clock: timedatectl"
+	}
+	if missed := schedule.Missed(base, now); missed >= 2 && (failed != nil || time.Since(i.backups.opened) > makeUpTime) {
 		out.Status = api.Degraded
 		out.Detail += fmt.Sprintf(" %d were missed since.", missed)
 		out.Hint = "The instance's log says why. Make one now: agnes backup create"

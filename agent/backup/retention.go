@@ -22,12 +22,14 @@ type Retention struct {
 }
 
 // Expired returns those of list, newest first, that may go. The newest backup
-// always stays, and so do all scheduled ones of the last 24 hours.
+// always stays, and so do all scheduled ones of the last 24 hours. What is
+// Ahead stays as well and is not counted, so that it pushes nothing out.
 func (r Retention) Expired(list []Info, now time.Time) []Info {
 	keep := r.Keep
 	days := map[string]bool{}
 	asked := 0
 	var gone []Info
+	list = slices.DeleteFunc(slices.Clone(list), func(b Info) bool { return Ahead(b.CreatedAt, now) })
 	for n, b := range list {
 		stays := func(keep int) bool {
 			if !b.Scheduled {
@@ -53,7 +55,8 @@ func (r Retention) Expired(list []Info, now time.Time) []Info {
 }
 
 // Prune deletes the backups that may go, and what restores replaced more than
-// 30 days ago. It returns the IDs of the deleted backups.
+// 30 days ago, by the clock now, of which the caller is sure. It returns the IDs
+// of the deleted backups.
 func Prune(d Dirs, r Retention, now time.Time) (gone []string, err error) {
 	list, _, err := List(d)
 	if err != nil {

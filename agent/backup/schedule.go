@@ -56,6 +56,19 @@ func (s Schedule) Off() bool { return s.every == 0 }
 // Every is the time between two backups.
 func (s Schedule) Every() time.Duration { return s.every }
 
+// tolerance is how far clocks may be apart before a time counts as wrong.
+const tolerance = 10 * time.Minute
+
+// Ahead reports whether t cannot be true: it is later than now, because it was
+// taken while the clock was wrong.
+func Ahead(t, now time.Time) bool { return t.After(now.Add(tolerance)) }
+
+// Due reports whether a backup is due by now, where the last one was made at
+// last. One that is Ahead says nothing about when it was made: the next is due.
+func (s Schedule) Due(last, now time.Time) bool {
+	return !s.Off() && (Ahead(last, now) || !now.Before(s.Next(last)))
+}
+
 // Next returns the first time after t at which a backup is due.
 func (s Schedule) Next(t time.Time) time.Time {
 	due := t.UTC().Truncate(24 * time.Hour).Add(s.offset - 24*time.Hour)
@@ -95,7 +108,7 @@ const (
 func (s Scheduler) Run(ctx context.Context) {
 	tick := time.NewTicker(lookEvery)
 	defer tick.Stop()
-	failures, notBefore := 0, time.Time{}
+	failures, pause, failed := 0, time.Duration(0), time.Time{}
 	for {
 		select {
 		case <-ctx.Done():
@@ -103,14 +116,14 @@ func (s Scheduler) Run(ctx context.Context) {
 		case <-tick.C:
 		}
 		schedule, now := s.Schedule(), time.Now().Round(0) // by the wall clock: it goes on while a machine sleeps
-		if schedule.Off() || now.Before(schedule.Next(s.Last())) || now.Before(notBefore) {
+		if !schedule.Due(s.Last(), now) || now.Before(failed.Add(pause)) && !Ahead(failed, now) {
 			continue
 		}
 		if err := s.Make(ctx); err == nil {
-			failures, notBefore = 0, time.Time{}
+			failures, pause = 0, 0
 			continue
 		}
-		pause := min(retryAfter<<min(failures, 16), schedule.Every())
-		failures, notBefore = failures+1, time.Now().Round(0).Add(pause)
+		pause = min(retryAfter<<min(failures, 16), schedule.Every())
+		failures, failed = failures+1, time.Now().Round(0)
 	}
 }

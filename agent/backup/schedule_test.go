@@ -189,6 +189,54 @@ func TestWhichBackupsStay(t *testing.T) {
 	}
 }
 
+// A clock that was ahead for a moment leaves a backup of the year 2036.
+func TestAClockThatWasAheadStopsNoBackup(t *testing.T) {
+	t.Parallel()
+	now := time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)
+	daily := parse(t, "daily 03:00", "a")
+	for last, want := range map[time.Time]bool{
+		now.Add(-48 * time.Hour): true, now.Add(-time.Hour): false, now.Add(tolerance): false, now.AddDate(10, 0, 0): true,
+	} {
+		if got := daily.Due(last, now); got != want {
+			t.Errorf("after one of %s due %t at %s, want %t", last, got, now, want)
+		}
+	}
+	if (Schedule{}).Due(now.AddDate(10, 0, 0), now) {
+		t.Error("off is not off")
+	}
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Hour)
+		defer cancel()
+		last, made := time.Now().AddDate(10, 0, 0), 0
+		Scheduler{
+			Schedule: func() Schedule { return parse(t, "hourly", "seed") },
+			Last:     func() time.Time { return last },
+			Make:     func(context.Context) error { last, made = time.Now(), made+1; return nil },
+		}.Run(ctx)
+		if made < 10 || made > 12 {
+			t.Errorf("%d backups in ten hours, want one at once and then one each hour", made)
+		}
+	})
+}
+
+func TestABackupOfTheFutureStaysAndPushesNoneOut(t *testing.T) {
+	t.Parallel()
+	now := time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)
+	for _, scheduled := range []bool{true, false} {
+		var list []Info
+		for n, at := range []time.Time{now.AddDate(10, 0, 0), now.AddDate(9, 0, 0), now.AddDate(0, 0, -2), now.AddDate(0, 0, -3)} {
+			list = append(list, Info{Manifest: Manifest{ID: fmt.Sprint(n), CreatedAt: at, Scheduled: scheduled}})
+		}
+		var gone []string
+		for _, b := range (Retention{Keep: 1}).Expired(list, now) {
+			gone = append(gone, b.ID)
+		}
+		if !slices.Equal(gone, []string{"3"}) {
+			t.Errorf("scheduled %t: gone %v, want the older of the two that are not ahead", scheduled, gone)
+		}
+	}
+}
+
 func TestRetentionDeletesFilesAndOldKeptFolders(t *testing.T) {
 	t.Parallel()
 	d := newData(t, "g1")
