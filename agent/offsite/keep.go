@@ -13,7 +13,9 @@ import (
 // at most Age older than the newest. The newest itself always stays.
 //
 // Age is counted from the newest copy, not from now: where backups have
-// stopped, or a clock is wrong, time alone deletes nothing.
+// stopped, time alone deletes nothing. A clock that was wrong does not either:
+// what is ahead of now stays and is not counted, and a copy that is alone, the
+// one before it being out of Age, makes no other old.
 type Keep struct {
 	Count int
 	Age   time.Duration
@@ -39,12 +41,26 @@ type Dated struct {
 	Made time.Time
 }
 
+// tolerance is how far clocks may be apart before a time counts as wrong.
+const tolerance = 10 * time.Minute
+
+// ahead reports whether a backup says that it was made later than now.
+func ahead(made, now time.Time) bool { return made.After(now.Add(tolerance)) }
+
 // Stays tells of each backup of list, which is newest first, whether it stays.
-func (k Keep) Stays(list []Dated) map[string]bool {
+func (k Keep) Stays(list []Dated, now time.Time) map[string]bool {
 	stays := map[string]bool{}
+	for len(list) > 0 && ahead(list[0].Made, now) {
+		stays[list[0].ID] = true
+		list = list[1:]
+	}
+	from := min(1, len(list)-1)
+	if len(list) > 1 && list[0].Made.Sub(list[1].Made) <= k.Age {
+		from = 0
+	}
 	for i, d := range list {
 		switch {
-		case i == 0, k.Count > 0 && i < k.Count, k.Age > 0 && list[0].Made.Sub(d.Made) <= k.Age:
+		case i == 0, k.Count > 0 && i < k.Count, k.Age > 0 && list[from].Made.Sub(d.Made) <= k.Age:
 			stays[d.ID] = true
 		}
 	}

@@ -212,7 +212,7 @@ func (m *Mirror) missing(copies []Copy) ([]Local, error) {
 	}
 	newestFirst := func(a, b Dated) int { return b.Made.Compare(a.Made) }
 	slices.SortFunc(all, newestFirst)
-	stays := m.opt.Keep.Stays(all)
+	stays := m.opt.Keep.Stays(all, time.Now())
 	missing = slices.DeleteFunc(missing, func(l Local) bool { return !stays[l.ID] })
 	slices.SortFunc(missing, func(a, b Local) int { return newestFirst(a.Dated, b.Dated) })
 	return missing, nil

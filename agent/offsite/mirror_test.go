@@ -160,6 +160,28 @@ func TestAFailureKeepsWhatIsThereAndSaysSo(t *testing.T) {
 	}
 }
 
+// A backup that was made while the clock was years ahead is copied like any
+// other; those after it are copied too, and nothing goes because of it.
+func TestABackupOfTheFutureStopsNoCopy(t *testing.T) {
+	t.Parallel()
+	for _, keep := range []offsite.Keep{{Count: 2}, {Age: 48 * time.Hour}} {
+		d := newDisk(t, keep)
+		d.list = append(d.list, offsite.Local{
+			Dated: offsite.Dated{ID: "20990101T020000Z-aaaaaa", Made: time.Date(2099, 1, 1, 2, 0, 0, 0, time.UTC)}, Path: backupFile(t, 1000),
+		})
+		m := offsite.NewMirror(d.opt)
+		for _, day := range []int{1, 2} {
+			d.add(day)
+			if err := m.Step(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if s := m.Status(); !m.Has(id(1)) || !m.Has(id(2)) || !m.Has("20990101T020000Z-aaaaaa") || s.Waiting != 0 {
+			t.Errorf("keeping %+v: uploaded %v, status %+v", keep, d.put, s)
+		}
+	}
+}
+
 func TestADamagedBackupLeavesTheHostNeverAndStopsNoOther(t *testing.T) {
 	t.Parallel()
 	d := newDisk(t, offsite.Keep{Count: 9})

@@ -221,13 +221,25 @@ func TestKeep(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		stays := k.Stays(list)
+		stays := k.Stays(list, list[0].Made)
 		if len(stays) != want || !stays["0"] {
 			t.Errorf("%s keeps %v, want %d with the newest", text, stays, want)
 		}
 	}
-	if stays := (offsite.Keep{}).Stays(list); len(stays) != 1 || !stays["0"] {
+	if stays := (offsite.Keep{}).Stays(list, list[0].Made); len(stays) != 1 || !stays["0"] {
 		t.Errorf("nothing asked for keeps %v, want the newest", stays)
+	}
+	// A clock that was ahead dates backups into the future. They stay, and make none old.
+	now, future := day(0).Made, []offsite.Dated{day(-3653), day(-3652)}
+	for text, want := range map[string]int{"1": 3, "2": 4, "1d": 4, "10d": 6} {
+		k, _ := offsite.ParseKeep(text)
+		if stays := k.Stays(append(future, list...), now); len(stays) != want || !stays["-3653"] || !stays["-3652"] || !stays["0"] {
+			t.Errorf("%s keeps %v beside two of the future, want %d", text, stays, want)
+		}
+	}
+	// Nor does the first of them, while the clock is still ahead.
+	if stays := (offsite.Keep{Age: 48 * time.Hour}).Stays(append(future[1:], list...), future[1].Made); len(stays) != 4 || !stays["0"] || !stays["2"] {
+		t.Errorf("one backup that is alone lets others go: %v", stays)
 	}
 	for _, bad := range []string{"", "0", "0d", "-1", "x", "1w", "99999999999"} {
 		if _, err := offsite.ParseKeep(bad); !problem.Is(err, problem.Usage) {
@@ -295,6 +307,19 @@ func TestAVaultKeepsFindsAndForgets(t *testing.T) {
 	var got bytes.Buffer
 	if err := v.Fetch(t.Context(), id, c, &got); err != nil || !bytes.Equal(got.Bytes(), offsitetest.Bytes(100_000)) {
 		t.Errorf("fetched %d bytes, %v", got.Len(), err)
+	}
+
+	const ahead = "20990404T020000Z-dddddd"
+	if _, err := v.Upload(t.Context(), to, offsite.Copy{Instance: "one", ID: ahead}, backupFile(t, 10)); err != nil {
+		t.Fatal(err)
+	}
+	if c, err := v.Find(t.Context(), "one", "latest"); err != nil || c.ID != ids[2] {
+		t.Errorf("the latest is %s, %v; want the newest that is not of the future", c.ID, err)
+	}
+	if c, err := v.Find(t.Context(), "one", ahead); err != nil || c.ID != ahead {
+		t.Errorf("find = %+v, %v", c, err)
+	} else if err := v.Target.Delete(t.Context(), c.Name()); err != nil {
+		t.Fatal(err)
 	}
 
 	gone, err := v.Prune(t.Context(), "one", offsite.Keep{Count: 1})

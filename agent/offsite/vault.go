@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"slices"
+	"time"
 
 	"github.com/keboola/agnes-the-ai-analyst/internal/problem"
 )
@@ -45,7 +46,8 @@ func (v Vault) Copies(ctx context.Context, instance string) ([]Copy, error) {
 	return copies, nil
 }
 
-// Find returns one copy by its ID, or the newest for "" and "latest". Where
+// Find returns one copy by its ID, or the newest for "" and "latest": of those
+// that say they were made later than now only where there is no other. Where
 // several instances keep backups at the target and none is named, it is a
 // problem.Conflict that lists them.
 func (v Vault) Find(ctx context.Context, instance, id string) (Copy, error) {
@@ -71,7 +73,9 @@ func (v Vault) Find(ctx context.Context, instance, id string) (Copy, error) {
 		return Copy{}, problem.New(problem.Conflict, fmt.Sprintf("%d instances keep backups at %s; the newest are %s.", len(owners), v.URL, newest(copies, owners)),
 			"Say which one: --instance "+owners[0]).WithCode("backup_several_instances")
 	}
-	return copies[0], nil
+	now := time.Now()
+	at := slices.IndexFunc(copies, func(c Copy) bool { return !ahead(c.Made(), now) })
+	return copies[max(at, 0)], nil
 }
 
 // Instances returns the IDs of the instances that have copies, the one with
@@ -215,7 +219,7 @@ func (v Vault) Prune(ctx context.Context, instance string, keep Keep) ([]Copy, e
 	for _, c := range copies {
 		dated = append(dated, Dated{c.ID, c.Made()})
 	}
-	stays := keep.Stays(dated)
+	stays := keep.Stays(dated, time.Now())
 	var gone []Copy
 	for _, c := range slices.Backward(copies) {
 		if stays[c.ID] {
