@@ -340,6 +340,42 @@ func TestAVaultKeepsFindsAndForgets(t *testing.T) {
 	}
 }
 
+// taken is a target that says of each name that it has it.
+type taken struct{ offsite.Target }
+
+// Put implements offsite.Target.
+func (taken) Put(context.Context, string, int64, io.Reader) error {
+	return offsite.Fault(offsite.CodeExists, nil, "It is there.", "Nothing.")
+}
+
+func TestACopyThatIsSaidToBeThereIsLookedAt(t *testing.T) {
+	t.Parallel()
+	v, _ := vault(t)
+	recipient, _ := keyPair(t)
+	to, path := recipients(t, recipient), backupFile(t, 1000)
+	c := offsite.Copy{Instance: "one", ID: "20260401T020000Z-aaaaaa"}
+	liar := v
+	liar.Target = taken{v.Target}
+	if _, err := liar.Upload(t.Context(), to, c, path); !offsite.HasCode(err, offsite.CodeUnreachable) {
+		t.Errorf("one that is not there: %v", err)
+	}
+	if _, err := v.Upload(t.Context(), to, offsite.Copy{Instance: c.Instance, ID: c.ID + ".tar.zst.age-2"}, path); err != nil { // another name with the same beginning
+		t.Fatal(err)
+	}
+	if _, err := liar.Upload(t.Context(), to, c, path); !offsite.HasCode(err, offsite.CodeUnreachable) {
+		t.Errorf("another one is there: %v", err)
+	}
+	if _, err := v.Upload(t.Context(), to, c, path); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := liar.Upload(t.Context(), to, c, path); err != nil || got.Size == 0 {
+		t.Errorf("one that is there: %+v, %v", got, err)
+	}
+	if _, err := liar.Upload(t.Context(), to, c, backupFile(t, 999)); !offsite.HasCode(err, offsite.CodeDamaged) {
+		t.Errorf("one of another size: %v", err)
+	}
+}
+
 func TestChunksKeepToTheSize(t *testing.T) {
 	t.Parallel()
 	for _, tc := range []struct {

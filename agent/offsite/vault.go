@@ -103,7 +103,8 @@ func newest(copies []Copy, owners []string) string {
 }
 
 // Upload seals the file of a backup and puts it to the target. A copy that is
-// there already is left as it is: names are unique and appear whole.
+// there already is left as it is: names are unique and appear whole. That it is
+// there, and as large as this one, is seen by a look.
 func (v Vault) Upload(ctx context.Context, to *Recipients, c Copy, path string) (Copy, error) {
 	if to == nil || to.Count() == 0 {
 		_, err := ParseRecipients("")
@@ -126,10 +127,31 @@ func (v Vault) Upload(ctx context.Context, to *Recipients, c Copy, path string) 
 		return Copy{}, err
 	}
 	c.Size = size
-	if err := v.Target.Put(ctx, c.Name(), size, sealed); err != nil && !HasCode(err, CodeExists) {
+	err = v.Target.Put(ctx, c.Name(), size, sealed)
+	if HasCode(err, CodeExists) {
+		err = v.confirm(ctx, c)
+	}
+	if err != nil {
 		return Copy{}, err
 	}
 	return c, nil
+}
+
+// confirm makes sure that a copy is at the target.
+func (v Vault) confirm(ctx context.Context, c Copy) error {
+	objects, err := v.Target.List(ctx, c.Name())
+	if err != nil {
+		return err
+	}
+	at := slices.IndexFunc(objects, func(o Object) bool { return o.Name == c.Name() })
+	switch {
+	case at < 0:
+		return Fault(CodeUnreachable, nil, fmt.Sprintf("%s says that it has %s, and does not list it.", v.URL, c.Name()), "It is tried again; see what is there: agnes backup list --target "+v.URL.String())
+	case objects[at].Size != c.Size:
+		return Fault(CodeDamaged, nil, fmt.Sprintf("Expected %s of %d bytes at %s, found one of %d.", c.Name(), c.Size, v.URL, objects[at].Size),
+			"Where AGNES_BACKUP_RECIPIENTS was changed meanwhile, that is why; else prove it: agnes backup verify "+c.ID+" --from "+v.URL.String()+" --identity FILE")
+	}
+	return nil
 }
 
 // Fetch writes the backup of a copy, opened, to w. A connection that is cut is
