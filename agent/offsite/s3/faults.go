@@ -40,7 +40,7 @@ func (t *Target) fault(err error, name string) error {
 		return t.missing(err)
 	case "NoSuchKey":
 		return t.noObject(err)
-	case "PreconditionFailed", "ConditionalRequestConflict":
+	case "PreconditionFailed":
 		return t.taken(name)
 	case "RequestTimeTooSkewed", "RequestExpired":
 		return offsite.Fault(offsite.CodeClock, err, fmt.Sprintf("%s finds that this host's clock is wrong", t.where), "Set the clock (timedatectl set-ntp true), then try again.")
@@ -49,7 +49,7 @@ func (t *Target) fault(err error, name string) error {
 	case "InvalidAccessKeyId", "SignatureDoesNotMatch", "AccessDenied", "ExpiredToken", "InvalidToken", "AccountProblem", "AllAccessDisabled", "InvalidSecurity":
 		return offsite.Fault(offsite.CodeCredentials, err, fmt.Sprintf("%s refuses the key for the bucket %s (%s)", t.where, t.bucket, answer.Code),
 			t.credentialsFrom()+"; the key needs s3:ListBucket, s3:GetObject, s3:PutObject, s3:AbortMultipartUpload and, for retention, s3:DeleteObject.")
-	case "SlowDown", "SlowDownWrite", "SlowDownRead", "InternalError", "ServiceUnavailable", "RequestTimeout", "Throttling", "OperationAborted", "BadDigest", "XAmzContentSHA256Mismatch", "InvalidDigest", "IncompleteBody":
+	case "SlowDown", "SlowDownWrite", "SlowDownRead", "InternalError", "ServiceUnavailable", "RequestTimeout", "Throttling", "OperationAborted", "ConditionalRequestConflict", "BadDigest", "XAmzContentSHA256Mismatch", "InvalidDigest", "IncompleteBody":
 		return t.unreachable(err)
 	case "AuthorizationHeaderMalformed", "PermanentRedirect", "IllegalLocationConstraintException":
 		return offsite.Fault(offsite.CodeMissing, err, fmt.Sprintf("The bucket %s is in another region", t.bucket), "Say which: AGNES_BACKUP_TARGET=s3://BUCKET/PREFIX?region=REGION")

@@ -185,7 +185,8 @@ func (t *Target) putParts(ctx context.Context, key, name string, size int64, par
 
 // once makes the write that lets an object appear, where the name is free. A
 // later attempt that finds the name taken, or the upload gone, shows that the
-// first one went through and its answer was lost.
+// first one went through and its answer was lost; not so after the answer that
+// another write is under way (409), whose outcome nobody knows yet.
 func (t *Target) once(ctx context.Context, name string, write func(minio.PutObjectOptions) error) error {
 	opt := minio.PutObjectOptions{ContentType: "application/octet-stream"}
 	opt.SetMatchETagExcept("*")
@@ -201,7 +202,7 @@ func (t *Target) once(ctx context.Context, name string, write func(minio.PutObje
 		if tried && (answer.Code == minio.NoSuchUpload || answer.Code == minio.PreconditionFailed) {
 			return nil
 		}
-		tried = true
+		tried = tried || answer.Code != "ConditionalRequestConflict"
 		return err
 	}, name)
 }

@@ -214,6 +214,58 @@ func TestAPartThatFailsForGoodIsAborted(t *testing.T) {
 	}
 }
 
+// A write that meets another of the same name has neither failed for good nor
+// shown that a copy is there.
+func TestAConflictIsTriedAgain(t *testing.T) {
+	t.Parallel()
+	for what, size := range map[string]int{"one request": 1000, "parts": 2*part + 1} {
+		for _, always := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, always %t", what, always), func(t *testing.T) {
+				t.Parallel()
+				s := newService(t)
+				var conflicts atomic.Int64
+				s.fault = func(w http.ResponseWriter, r *http.Request) bool {
+					if r.Header.Get("If-None-Match") == "" || !always && conflicts.Load() > 1 {
+						return false
+					}
+					conflicts.Add(1)
+					s3Error(w, http.StatusConflict, "ConditionalRequestConflict")
+					return true
+				}
+				target := open(t, options(t, s, bucket))
+				data := offsitetest.Bytes(size)
+				err := target.Put(t.Context(), name, int64(size), bytes.NewReader(data))
+				if always {
+					if !offsite.HasCode(err, offsite.CodeUnreachable) || conflicts.Load() < 3 {
+						t.Errorf("put: %v after %d conflicts", err, conflicts.Load())
+					}
+					return
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+				offsitetest.Holds(t, target, name, data)
+			})
+		}
+	}
+	// The other write has won.
+	s := newService(t)
+	target := open(t, options(t, s, bucket))
+	var other atomic.Bool
+	s.fault = func(w http.ResponseWriter, r *http.Request) bool {
+		if r.Method != http.MethodPut || !other.CompareAndSwap(false, true) {
+			return false
+		}
+		offsitetest.Put(t, target, name, []byte("another"))
+		s3Error(w, http.StatusConflict, "ConditionalRequestConflict")
+		return true
+	}
+	if err := target.Put(t.Context(), name, 4, strings.NewReader("mine")); !offsite.HasCode(err, offsite.CodeExists) {
+		t.Errorf("put beside another: %v", err)
+	}
+	offsitetest.Holds(t, target, name, []byte("another"))
+}
+
 func TestNoSecretIsShown(t *testing.T) {
 	t.Parallel()
 	s := newService(t)
