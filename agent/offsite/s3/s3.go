@@ -6,7 +6,8 @@
 // each part travel with it, the first under the request's signature, and the
 // server refuses a part that differs; in the end the size is compared. Where
 // the service knows conditional writes (If-None-Match), a name that is taken
-// is refused by the service itself.
+// is refused by the service itself. Uploads that a killed process left behind
+// are aborted a day later, where the key may list them.
 package s3
 
 import (
@@ -21,6 +22,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"path"
 	"slices"
 	"strings"
 	"time"
@@ -55,6 +57,8 @@ const (
 	standardEndpoint = "https://s3.amazonaws.com"
 	standardPart     = 16 << 20
 	mostParts        = 10000 // of one upload, by S3's limits
+	abandoned        = 24 * time.Hour
+	sweepTime        = 30 * time.Second
 )
 
 // New returns the target. It connects to nothing yet.
@@ -119,11 +123,29 @@ func (t *Target) Put(ctx context.Context, name string, size int64, r io.Reader) 
 	} else if !offsite.HasCode(err, offsite.CodeNoObject) {
 		return err
 	}
+	t.sweep(ctx, path.Dir(key)+"/")
 	part := max(t.opt.PartSize, int(size/(mostParts-1))+1)
 	if size <= int64(part) {
 		return t.putWhole(ctx, key, name, size, r)
 	}
 	return t.putParts(ctx, key, name, size, part, r)
+}
+
+// sweep aborts what killed processes have begun to upload below a prefix: no
+// list shows such parts, and they cost money. Not every key may do that, and
+// nothing depends on it, so a failure is none.
+func (t *Target) sweep(ctx context.Context, prefix string) {
+	ctx, cancel := context.WithTimeout(ctx, sweepTime)
+	defer cancel()
+	begun, err := t.core.ListMultipartUploads(ctx, t.bucket, prefix, "", "", "", 1000)
+	if err != nil {
+		return
+	}
+	for _, u := range begun.Uploads {
+		if strings.HasPrefix(u.Key, prefix) && time.Since(u.Initiated) > abandoned {
+			_ = t.core.AbortMultipartUpload(ctx, t.bucket, u.Key, u.UploadID)
+		}
+	}
 }
 
 func (t *Target) putWhole(ctx context.Context, key, name string, size int64, r io.Reader) error {

@@ -214,6 +214,44 @@ func TestAPartThatFailsForGoodIsAborted(t *testing.T) {
 	}
 }
 
+// What a killed process has begun to upload is aborted a day later.
+func TestAnUploadThatWasAbandonedIsAborted(t *testing.T) {
+	t.Parallel()
+	s := newService(t)
+	s.fault = func(w http.ResponseWriter, r *http.Request) bool {
+		killed := r.URL.Query().Get("partNumber") == "2" || r.Method == http.MethodDelete
+		if killed {
+			s3Error(w, http.StatusForbidden, "QuotaExceeded")
+		}
+		return killed
+	}
+	target := open(t, options(t, s, bucket))
+	data := offsitetest.Bytes(2*part + 1)
+	for key, age := range map[string]time.Duration{"instance/old": 25 * time.Hour, "instance/young": 0, "other/old": 25 * time.Hour} {
+		s.keeps.behind.Store(int64(age))
+		if err := target.Put(t.Context(), key, int64(len(data)), bytes.NewReader(data)); err == nil {
+			t.Fatal("the upload was to fail")
+		}
+	}
+	s.keeps.behind.Store(0)
+	s.fault = nil
+	if n := s.uploads(); n != 3 {
+		t.Fatalf("%d uploads are open, want 3", n)
+	}
+	offsitetest.Put(t, target, name, []byte("small"))
+	if n := s.uploads(); n != 2 {
+		t.Errorf("%d uploads are open, want the young one and that of the other instance", n)
+	}
+	s.fault = func(w http.ResponseWriter, r *http.Request) bool {
+		if r.URL.Query().Has("uploads") && r.Method == http.MethodGet {
+			s3Error(w, http.StatusForbidden, "AccessDenied")
+			return true
+		}
+		return false
+	}
+	offsitetest.Put(t, target, name+"2", []byte("small"))
+}
+
 // A write that meets another of the same name has neither failed for good nor
 // shown that a copy is there.
 func TestAConflictIsTriedAgain(t *testing.T) {

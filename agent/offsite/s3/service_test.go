@@ -43,6 +43,7 @@ type service struct {
 	lose      func(r *http.Request) bool
 	noIfMatch bool          // knows no conditional writes
 	clock     time.Duration // how far its clock is ahead
+	keeps     keeperClock
 
 	mu       sync.Mutex // of writes: a condition and its write are one step
 	lost     atomic.Int64
@@ -56,11 +57,21 @@ func newService(t *testing.T) *service {
 	if err := keeper.CreateBucket(bucket); err != nil {
 		t.Fatal(err)
 	}
-	s := &service{backend: gofakes3.New(keeper, gofakes3.WithLogger(gofakes3.DiscardLog())).Server()}
+	s := &service{}
+	s.backend = gofakes3.New(keeper, gofakes3.WithLogger(gofakes3.DiscardLog()), gofakes3.WithTimeSource(&s.keeps), gofakes3.WithTimeSkewLimit(0)).Server()
 	s.Server = httptest.NewServer(s)
 	t.Cleanup(s.Close)
 	return s
 }
+
+// keeperClock is the time that is written to what is kept.
+type keeperClock struct{ behind atomic.Int64 }
+
+// Now implements gofakes3.TimeSource.
+func (c *keeperClock) Now() time.Time { return time.Now().Add(-time.Duration(c.behind.Load())) }
+
+// Since implements gofakes3.TimeSource.
+func (c *keeperClock) Since(t time.Time) time.Duration { return c.Now().Sub(t) }
 
 func s3Error(w http.ResponseWriter, status int, code string) {
 	w.Header().Set("Content-Type", "application/xml")
