@@ -97,6 +97,9 @@ func (i *Instance) openBackups(ctx context.Context) error {
 		i.log.Warn("A backup cannot be read.", "path", path, "error", err)
 	}
 	i.backups.last = newest(list, time.Now())
+	if err := backup.Sweep(i.layout.BackupDirs()); err != nil {
+		i.log.Warn("What a killed backup or restore left could not all be removed; it may hold secrets.", "error", err)
+	}
 	return i.openMirror()
 }
 

@@ -97,8 +97,11 @@ const (
 
 	stampLayout = "20060102T150405Z"
 	keptPrefix  = "before-restore-"
-	workPrefix  = ".new-"    // a backup that is being made
-	proofPrefix = ".verify-" // one that is being read
+	workPrefix  = ".new-"         // a backup that is being made
+	proofPrefix = ".verify-"      // one that is being read
+	fetchPrefix = ".agnes-fetch-" // one that is being brought here; it may be in a folder of others
+
+	longestProof = 24 * time.Hour
 )
 
 var idPattern = regexp.MustCompile(`^[0-9]{8}T[0-9]{6}Z-[0-9a-f]{6}$`)

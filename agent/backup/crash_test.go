@@ -1,6 +1,7 @@
 package backup
 
 import (
+	"errors"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -210,4 +211,59 @@ func TestARestoreKilledAtAnyMomentLeavesOneWholeGeneration(t *testing.T) {
 		ended[database]++
 	}
 	t.Logf("generations after the kills: %v", ended)
+}
+
+// What may hold secrets does not outlive the process that was killed over it,
+// and what a living process works on stays.
+func TestWhatKilledProcessesLeftIsSwept(t *testing.T) {
+	t.Parallel()
+	d := newData(t, "g1")
+	if err := os.MkdirAll(filepath.Join(d.Work, freshDir, "state"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll(d.Backups, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	old := time.Now().Add(-time.Hour)
+	fetch := func(age time.Time) *os.File {
+		f, err := NewFetch(d.Backups)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chtimes(f.Name(), age, age); err != nil {
+			t.Fatal(err)
+		}
+		return f
+	}
+	killed, alive, begun := fetch(old), fetch(old), fetch(time.Now())
+	defer func() { _ = alive.Close() }()
+	if err := errors.Join(killed.Close(), begun.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if err := Sweep(d); err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string]bool{killed.Name(): false, alive.Name(): true, begun.Name(): true, d.Work: false} {
+		if there, err := exists(path); err != nil || there != want {
+			t.Errorf("%s is there: %t, %v; want %t", path, there, err, want)
+		}
+	}
+	wantGeneration(t, d, "g1")
+
+	// One that is in the middle of its swap is for Recover.
+	if err := os.MkdirAll(d.Work, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(journalPath(d), []byte("{}"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := Sweep(d); err != nil {
+		t.Fatal(err)
+	}
+	if pending, err := Pending(d); err != nil || !pending {
+		t.Errorf("a journal was swept: %v", err)
+	}
+	if err := Sweep(dirsOf(filepath.Join(t.TempDir(), "none"))); err != nil {
+		t.Errorf("where there is nothing: %v", err)
+	}
 }

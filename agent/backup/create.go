@@ -13,6 +13,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/keboola/agnes-the-ai-analyst/agent/state"
 )
 
@@ -43,7 +45,7 @@ func Create(ctx context.Context, d Dirs, r Request) (_ Info, err error) {
 	if err := os.MkdirAll(d.Backups, 0o700); err != nil {
 		return Info{}, err
 	}
-	if err := sweep(d); err != nil {
+	if err := Sweep(d); err != nil {
 		return Info{}, err
 	}
 	m := Manifest{
@@ -158,28 +160,80 @@ func copyState(ctx context.Context, d Dirs, r Request, work string, files map[st
 	return content, nil
 }
 
-// sweep removes what killed processes left. A proof may be under way in
-// another process, so only what is left of old ones goes.
-func sweep(d Dirs) error {
+// Sweep removes what killed processes left: of backups, of proofs, of backups
+// that were being fetched, and of restores before their swap. A proof or a
+// fetch may be under way in another process, so of these only what is left of
+// old ones goes. The caller holds the DATA_DIR lock, and makes no backup.
+func Sweep(d Dirs) error {
 	entries, err := os.ReadDir(d.Backups)
-	if err != nil {
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	var errs []error
 	for _, e := range entries {
 		stray := strings.HasPrefix(e.Name(), workPrefix)
 		if fi, err := e.Info(); err == nil && strings.HasPrefix(e.Name(), proofPrefix) {
-			stray = time.Since(fi.ModTime()) > 24*time.Hour
+			stray = time.Since(fi.ModTime()) > longestProof
 		}
 		if stray {
 			errs = append(errs, os.RemoveAll(filepath.Join(d.Backups, e.Name())))
 		}
 	}
+	errs = append(errs, sweepFetches(d.Backups))
 	strays, err := filepath.Glob(filepath.Join(d.Extracts, stagingDir, holdPrefix+"*"))
 	for _, stray := range strays {
 		errs = append(errs, os.RemoveAll(stray))
 	}
-	return errors.Join(append(errs, err)...)
+	pending, perr := Pending(d)
+	if perr == nil && !pending { // else Recover is to finish or undo it
+		errs = append(errs, os.RemoveAll(d.Work))
+	}
+	return errors.Join(append(errs, err, perr)...)
+}
+
+// NewFetch creates a file in dir for a backup that is brought here, and removes
+// what killed processes left of theirs. While the file is open nobody takes it
+// for such.
+func NewFetch(dir string) (*os.File, error) {
+	_ = sweepFetches(dir) // in a folder of several users, others' may stay
+	f, err := os.CreateTemp(dir, fetchPrefix+"*")
+	if err != nil {
+		return nil, err
+	}
+	_ = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) // where files cannot be locked, its age protects it
+	return f, nil
+}
+
+func sweepFetches(dir string) error {
+	paths, err := filepath.Glob(filepath.Join(dir, fetchPrefix+"*"))
+	errs := []error{err}
+	for _, path := range paths {
+		if abandoned(path) {
+			errs = append(errs, os.Remove(path))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// abandoned reports whether the process that fetched a file is gone: nobody
+// holds its lock. One that has just begun may not hold it yet.
+func abandoned(path string) bool {
+	f, err := openRegular(path)
+	if err != nil {
+		return false
+	}
+	defer func() { _ = f.Close() }() // and with it the lock
+	fi, err := f.Stat()
+	if err != nil || time.Since(fi.ModTime()) < time.Minute {
+		return false
+	}
+	switch err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); {
+	case err == nil:
+		return true
+	case errors.Is(err, unix.EWOULDBLOCK):
+		return false
+	}
+	return time.Since(fi.ModTime()) > longestProof
 }
 
 // Verify reads the whole backup at path: every checksum is compared, and the
