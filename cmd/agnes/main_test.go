@@ -22,13 +22,14 @@ import (
 // does, `listen STATUS` starts a server that answers /readyz and puts its
 // address into $ADDR, `named` puts the path and the ID of the only backup
 // into $BACKUP and $ID, `recipient FILE` puts the public key of an identity into
-// $AGNES_BACKUP_RECIPIENTS, and `spoil DIR ID` changes a copy below a folder.
+// $AGNES_BACKUP_RECIPIENTS, `spoil DIR ID` changes a copy below a folder, and
+// `disguise DIR ID INSTANCE NEWID` puts a copy beside it under another name.
 func TestScripts(t *testing.T) {
 	t.Parallel()
 	golden.Scripts(t, golden.Suite{
 		Dir:      "testdata/script",
 		Programs: map[string]golden.Program{"agnes": run},
-		Cmds:     map[string]func(*testscript.TestScript, bool, []string){"hold": hold, "listen": listen, "named": named, "recipient": recipient, "spoil": spoil},
+		Cmds:     map[string]func(*testscript.TestScript, bool, []string){"hold": hold, "listen": listen, "named": named, "recipient": recipient, "spoil": spoil, "disguise": disguise},
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("DATA_DIR", filepath.Join(env.WorkDir, "data"))
 			return nil
@@ -64,6 +65,20 @@ func recipient(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	key, _, _ = strings.Cut(key, "\n")
 	ts.Setenv("AGNES_BACKUP_RECIPIENTS", key)
+}
+
+func disguise(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 4 {
+		ts.Fatalf("usage: disguise DIR ID INSTANCE NEWID")
+	}
+	found, err := filepath.Glob(filepath.Join(ts.MkAbs(args[0]), "*", "agnes-"+args[1]+".tar.zst.age"))
+	ts.Check(err)
+	if len(found) != 1 {
+		ts.Fatalf("expected one copy, found %v", found)
+	}
+	as := filepath.Join(ts.MkAbs(args[0]), args[2], "agnes-"+args[3]+".tar.zst.age")
+	ts.Check(os.MkdirAll(filepath.Dir(as), 0o700))
+	ts.Check(os.WriteFile(as, []byte(ts.ReadFile(found[0])), 0o600))
 }
 
 func spoil(ts *testscript.TestScript, neg bool, args []string) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -89,36 +90,75 @@ func (e elsewhere) given() (bool, error) {
 	return *e.url != "", nil
 }
 
-// fetch brings a copy to a file in dir and returns it. The file is whole: it
-// was decrypted to its end.
-func (e elsewhere) fetch(ctx context.Context, env cli.Env, in settings.Inputs, id, dir string) (_ offsite.Copy, path string, err error) {
+// fetched is a copy that was brought here.
+type fetched struct {
+	offsite.Copy
+
+	file *os.File // open, so that nobody sweeps it
+}
+
+// forget removes the file, unless it got another name.
+func (f fetched) forget() error {
+	err := os.Remove(f.file.Name())
+	if errors.Is(err, fs.ErrNotExist) {
+		err = nil
+	}
+	return errors.Join(err, f.file.Close())
+}
+
+// fetch brings a copy to a file in dir. The file is whole, since it was
+// decrypted to its end, and it is the backup that was asked for. Where it is
+// not, the error is a problem.Found, and nothing stays but the copy's name.
+func (e elsewhere) fetch(ctx context.Context, env cli.Env, in settings.Inputs, id, dir string) (_ fetched, err error) {
 	with, err := offsite.LoadIdentities(*e.identity)
 	if err != nil {
-		return offsite.Copy{}, "", err
+		return fetched{}, err
 	}
 	vault, err := openVault(in, *e.url)
 	if err != nil {
-		return offsite.Copy{}, "", err
+		return fetched{}, err
 	}
 	defer func() { err = errors.Join(err, vault.Target.Close()) }()
 	found, err := vault.Find(ctx, *e.instance, id)
 	if err != nil {
-		return offsite.Copy{}, "", err
+		return fetched{}, err
 	}
 	if err := room(dir, found.Size); err != nil {
-		return offsite.Copy{}, "", err
+		return fetched{}, err
 	}
-	f, err := os.CreateTemp(dir, ".fetch-*")
+	f, err := backup.NewFetch(dir)
 	if err != nil {
-		return offsite.Copy{}, "", err
+		return fetched{}, err
 	}
+	out := fetched{found, f}
 	bar := cli.NewProgress(env, "Fetching "+found.ID)
 	defer bar.Close()
 	err = vault.Fetch(ctx, with, found, &progress{w: f, bar: bar, what: "Fetching " + found.ID, size: found.Size})
-	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return offsite.Copy{}, "", errors.Join(err, os.Remove(f.Name()))
+	if err = errors.Join(err, f.Sync()); err == nil {
+		err = out.check(vault.URL)
 	}
-	return found, f.Name(), nil
+	if err != nil {
+		return fetched{Copy: found}, errors.Join(err, out.forget())
+	}
+	return out, nil
+}
+
+// check refuses a backup that lies under the name of another: whoever can write
+// to the target can rename what is there, though not change it.
+func (f fetched) check(at offsite.URL) error {
+	info, err := backup.Describe(f.file.Name())
+	if err != nil {
+		return err
+	}
+	instance := info.Database.Instance
+	if instance == "" { // of a program that did not note it
+		instance = f.Instance
+	}
+	if info.ID == f.ID && instance == f.Instance {
+		return nil
+	}
+	return problem.New(problem.Found, fmt.Sprintf("Expected the backup %s of the instance %s in %s at %s, found the backup %s of the instance %s.", f.ID, f.Instance, f.Name(), at, info.ID, instance),
+		"Somebody has renamed it. Use another one: agnes backup list --target "+at.String())
 }
 
 // progress moves a bar as it is written to.
@@ -206,16 +246,17 @@ func restoreFrom(ctx context.Context, env cli.Env, in settings.Inputs, e elsewhe
 		return backup.Restored{}, err
 	}
 	defer func() { _ = lock.Close() }()
-	found, path, err := e.fetch(ctx, env, in, id, layout.Backups())
+	found, err := e.fetch(ctx, env, in, id, layout.Backups())
 	if err != nil {
 		return backup.Restored{}, err
 	}
+	defer func() { err = errors.Join(err, found.forget()) }()
+	path := found.file.Name()
 	final := filepath.Join(layout.Backups(), "agnes-"+found.ID+".tar.zst")
-	if dryRun {
-		defer func() { err = errors.Join(err, os.Remove(path)) }()
-	} else {
+	// One that is here already stays: it is not proved to be worse than this one.
+	if _, serr := os.Lstat(final); errors.Is(serr, fs.ErrNotExist) && !dryRun {
 		if err := os.Rename(path, final); err != nil {
-			return backup.Restored{}, errors.Join(err, os.Remove(path))
+			return backup.Restored{}, err
 		}
 		path = final
 	}
@@ -232,15 +273,15 @@ func verifyFrom(ctx context.Context, env cli.Env, in settings.Inputs, e elsewher
 	if fi, err := os.Stat(dir); err != nil || !fi.IsDir() {
 		dir = os.TempDir()
 	}
-	found, path, err := e.fetch(ctx, env, in, id, dir)
+	found, err := e.fetch(ctx, env, in, id, dir)
 	if problem.Is(err, problem.Found) {
 		return verified{Path: *e.url, ID: found.ID, Error: err.Error()}, nil
 	}
 	if err != nil {
 		return verified{}, err
 	}
-	defer func() { err = errors.Join(err, os.Remove(path)) }()
-	info, err := backup.Verify(ctx, path, dir)
+	defer func() { err = errors.Join(err, found.forget()) }()
+	info, err := backup.Verify(ctx, found.file.Name(), dir)
 	if err != nil && !problem.Is(err, problem.Found) {
 		return verified{}, err
 	}
