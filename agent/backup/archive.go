@@ -27,8 +27,9 @@ const (
 	manifestName = "manifest.json"
 	maxManifest  = 64 << 20
 	maxFiles     = 1 << 20
-	maxPadding   = 1 << 20 // zeros behind the last entry
-	window       = 4 << 20 // of the compressor; a decoder needs as much memory
+	maxBytes     = 1<<61 - 1<<20 // of all files together: a room of four times as much can be reckoned with
+	maxPadding   = 1 << 20       // zeros behind the last entry
+	window       = 4 << 20       // of the compressor; a decoder needs as much memory
 )
 
 // database is the entry that each backup has.
@@ -179,7 +180,7 @@ func (m Manifest) check() error {
 			return fmt.Errorf("the file %q, which has no place in a backup", f.Path)
 		case seen[f.Path]:
 			return fmt.Errorf("the file %q twice", f.Path)
-		case f.Size < 0 || sum+f.Size < sum:
+		case f.Size < 0 || f.Size > maxBytes-sum:
 			return fmt.Errorf("the size %d of %q", f.Size, f.Path)
 		case !sumPattern.MatchString(f.SHA256):
 			return fmt.Errorf("the SHA-256 %q of %q", f.SHA256, f.Path)

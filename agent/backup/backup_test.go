@@ -3,6 +3,7 @@ package backup
 import (
 	"context"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -335,4 +336,15 @@ func TestAFullDiskLeavesNothingBehind(t *testing.T) {
 		t.Fatal(err)
 	}
 	wantGeneration(t, d, "g1")
+}
+
+func TestRoomIsReckonedWithoutOverflow(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	for _, n := range []int64{math.MaxInt64, math.MaxInt64 - reserve, 4 * maxBytes} {
+		wantProblem(t, roomFor(dir, n, "A backup"), problem.NoSpace, "needs up to")
+	}
+	if err := roomFor(dir, 1, "A backup"); err != nil {
+		t.Error(err)
+	}
 }

@@ -24,7 +24,7 @@ const reserve = 64 << 20
 // roomFor reports problem.NoSpace unless n bytes and the reserve are free.
 func roomFor(dir string, n int64, what string) error {
 	free, ok := freeBytes(dir)
-	if !ok || n+reserve <= free {
+	if !ok || n <= free-reserve {
 		return nil
 	}
 	return problem.New(problem.NoSpace,

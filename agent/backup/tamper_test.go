@@ -192,7 +192,11 @@ func TestAForgedOrDamagedBackupTouchesNothing(t *testing.T) {
 
 		"a size beyond any disk":    {forge(func(f *forged) { f.Files[last].Size = 1 << 60 }), problem.NoSpace, "needs up to"},
 		"sizes whose sum overflows": {forge(func(f *forged) { f.Files[last].Size = 1<<63 - 1 }), problem.Found, "size"},
-		"much behind the end":       {forge(func(f *forged) { f.behind = make([]byte, 512<<20) }), problem.Found, "data follows"},
+		"a size near the overflow": {forge(func(f *forged) {
+			f.Files[last].Size += 1<<63 - 1 - f.Bytes()
+		}), problem.Found, "size"},
+		"a database whose copies overflow": {forge(func(f *forged) { f.Files[0].Size = 1 << 62 }), problem.Found, "size"},
+		"much behind the end":              {forge(func(f *forged) { f.behind = make([]byte, 512<<20) }), problem.Found, "data follows"},
 		"a manifest beyond reason": {forge(func(f *forged) {
 			f.head = func(b []byte) []byte { return append(b, bytes.Repeat([]byte(" "), maxManifest)...) }
 		}), problem.Found, "first entry"},
