@@ -48,15 +48,28 @@ type Target struct {
 	dir    string
 	config *ssh.ClientConfig
 
-	mu     sync.Mutex
-	conn   *ssh.Client
+	mu   sync.Mutex
+	live *session // nil where there is none
+}
+
+// session is one connection to the server.
+type session struct {
+	raw    net.Conn
 	client *sftp.Client
+}
+
+// cut ends the connection. It goes by the connection itself: both SSH and SFTP
+// would say goodbye first and wait for a server that may be silent for good.
+func (s *session) cut() {
+	_ = s.raw.Close()
+	_ = s.client.Close()
 }
 
 const (
 	piece     = 4 << 20 // what is sent again after a lost connection
 	temporary = ".partial-"
 	abandoned = 24 * time.Hour // a temporary file of a crash
+	cleanTime = 5 * time.Second
 
 	// Codes of SFTP version 3 (draft-ietf-secsh-filexfer-02, section 7) that
 	// the library does not turn into errors of its own.
@@ -149,24 +162,29 @@ func (t *Target) check(pinned []ssh.PublicKey) ssh.HostKeyCallback {
 func (t *Target) Close() error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.drop()
+	if t.live != nil {
+		t.live.cut()
+	}
+	t.live = nil
 	return nil
 }
 
-func (t *Target) drop() {
-	if t.conn != nil {
-		_ = t.client.Close() // what follows is a new connection, or none
-		_ = t.conn.Close()
+// drop ends a connection. What follows is a new one, or none.
+func (t *Target) drop(s *session) {
+	s.cut()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.live == s {
+		t.live = nil
 	}
-	t.conn, t.client = nil, nil
 }
 
 // session returns the connection, made where there is none.
-func (t *Target) session(ctx context.Context) (*sftp.Client, error) {
+func (t *Target) session(ctx context.Context) (*session, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.client != nil {
-		return t.client, nil
+	if t.live != nil {
+		return t.live, nil
 	}
 	addr := t.opt.URL.Host
 	if _, _, err := net.SplitHostPort(addr); err != nil {
@@ -176,46 +194,50 @@ func (t *Target) session(ctx context.Context) (*sftp.Client, error) {
 	if err != nil {
 		return nil, t.fault(err)
 	}
-	_ = raw.SetDeadline(time.Now().Add(t.opt.Timeout))
+	stop := context.AfterFunc(ctx, func() { _ = raw.Close() })
+	defer stop()
+	deadline := time.Now().Add(t.opt.Timeout)
+	_ = raw.SetDeadline(deadline) // until SFTP has answered
 	c, chans, reqs, err := ssh.NewClientConn(raw, addr, t.config)
 	if err != nil {
 		_ = raw.Close()
 		return nil, t.loginFault(err)
 	}
-	_ = raw.SetDeadline(time.Time{})
-	conn := ssh.NewClient(c, chans, reqs)
-	client, err := sftp.NewClient(conn, sftp.UseConcurrentWrites(true))
+	client, err := sftp.NewClient(ssh.NewClient(c, chans, reqs), sftp.UseConcurrentWrites(true))
 	if err != nil {
-		_ = conn.Close()
+		_ = raw.Close()
+		if ctx.Err() != nil || time.Now().After(deadline) {
+			return nil, t.fault(err)
+		}
 		return nil, offsite.Fault(offsite.CodeMissing, err, fmt.Sprintf("The server %s gives no SFTP", t.opt.URL.Host), "Switch it on in its sshd_config: Subsystem sftp internal-sftp")
 	}
-	t.conn, t.client = conn, client
-	return client, nil
+	_ = raw.SetDeadline(time.Time{})
+	t.live = &session{raw, client}
+	return t.live, nil
 }
 
 // do runs f with a connection, with a new one each time that it is lost. It
 // ends with ctx even where the server says nothing anymore.
 func (t *Target) do(ctx context.Context, f func(*sftp.Client) error) error {
 	return t.opt.Backoff.Retry(ctx, func() error {
-		client, err := t.session(ctx)
-		if err != nil {
-			return err
-		}
-		stop := context.AfterFunc(ctx, func() { _ = client.Close() })
-		defer stop()
-		err = t.fault(f(client))
-		if cause := ctx.Err(); cause != nil {
-			err = cause
-		}
-		if offsite.Transient(err) || ctx.Err() != nil {
-			t.mu.Lock()
-			if t.client == client {
-				t.drop()
-			}
-			t.mu.Unlock()
-		}
-		return err
+		return t.once(ctx, func(s *session) error { return f(s.client) })
 	})
+}
+
+func (t *Target) once(ctx context.Context, f func(*session) error) error {
+	s, err := t.session(ctx)
+	if err == nil {
+		stop := context.AfterFunc(ctx, s.cut)
+		err = t.fault(f(s))
+		stop()
+		if offsite.Transient(err) || ctx.Err() != nil {
+			t.drop(s)
+		}
+	}
+	if cause := ctx.Err(); cause != nil {
+		return cause
+	}
+	return err
 }
 
 // Put implements offsite.Target.
@@ -232,12 +254,12 @@ func (t *Target) Put(ctx context.Context, name string, size int64, r io.Reader) 
 		err = t.do(ctx, func(c *sftp.Client) error { return t.finish(c, part, final, name, size) })
 	}
 	if err != nil {
-		clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), t.opt.Timeout)
+		clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanTime)
 		defer cancel()
-		if c, serr := t.session(clean); serr == nil {
-			err = t.perhapsFull(c, err)
-			_ = c.Remove(part) // what stays is swept a day later
-		}
+		_ = t.once(clean, func(s *session) error {
+			err = t.perhapsFull(s.client, err)
+			return s.client.Remove(part) // what stays is swept a day later
+		})
 	}
 	return err
 }
@@ -320,44 +342,63 @@ func (t *Target) finish(c *sftp.Client, part, final, name string, size int64) er
 
 // Get implements offsite.Target.
 func (t *Target) Get(ctx context.Context, name string, offset int64) (r io.ReadCloser, err error) {
-	err = t.do(ctx, func(c *sftp.Client) error {
-		f, err := c.Open(path.Join(t.dir, name))
-		if errors.Is(err, fs.ErrNotExist) {
-			if err := t.exists(c); err != nil {
-				return err
-			}
-			return offsite.Fault(offsite.CodeNoObject, err, fmt.Sprintf("There is no %s at %s", name, t.opt.URL), "See what is there: agnes backup list --target "+t.opt.URL.String())
-		}
-		if err != nil {
+	err = t.opt.Backoff.Retry(ctx, func() error {
+		return t.once(ctx, func(s *session) (err error) {
+			r, err = t.open(ctx, s, name, offset)
 			return err
-		}
-		if _, err := f.Seek(offset, io.SeekStart); err != nil {
-			return errors.Join(err, f.Close())
-		}
-		r = t.stream(ctx, c, f)
-		return nil
+		})
 	})
 	return r, err
 }
 
-// stream reads f with many requests on their way at once.
-func (t *Target) stream(ctx context.Context, c *sftp.Client, f *sftp.File) io.ReadCloser {
+func (t *Target) open(ctx context.Context, s *session, name string, offset int64) (io.ReadCloser, error) {
+	f, err := s.client.Open(path.Join(t.dir, name))
+	if errors.Is(err, fs.ErrNotExist) {
+		if err := t.exists(s.client); err != nil {
+			return nil, err
+		}
+		return nil, offsite.Fault(offsite.CodeNoObject, err, fmt.Sprintf("There is no %s at %s", name, t.opt.URL), "See what is there: agnes backup list --target "+t.opt.URL.String())
+	}
+	if err != nil {
+		return nil, err
+	}
+	if _, err := f.Seek(offset, io.SeekStart); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return t.stream(ctx, s, f), nil
+}
+
+// stream reads f with many requests on their way at once. Where ctx ends before
+// its reader is closed, so does the connection: the server may be silent.
+func (t *Target) stream(ctx context.Context, s *session, f *sftp.File) io.ReadCloser {
 	pr, pw := io.Pipe()
-	stop := context.AfterFunc(ctx, func() { _ = pw.CloseWithError(ctx.Err()) })
+	stop := context.AfterFunc(ctx, func() {
+		_ = pw.CloseWithError(ctx.Err())
+		t.drop(s)
+	})
 	go func() {
 		_, err := f.WriteTo(pw)
 		_ = f.Close() // it was only read
 		stop()
 		if err != nil && !errors.Is(err, io.ErrClosedPipe) {
-			t.mu.Lock()
-			if t.client == c {
-				t.drop() // whoever reads on gets a new connection
-			}
-			t.mu.Unlock()
+			t.drop(s) // whoever reads on gets a new connection
 		}
 		_ = pw.CloseWithError(err)
 	}()
-	return pr
+	return streamed{pr, stop}
+}
+
+// streamed is a file that is being read.
+type streamed struct {
+	*io.PipeReader
+
+	stop func() bool // leaves the connection alone from now on
+}
+
+// Close serves io.Closer.
+func (s streamed) Close() error {
+	s.stop()
+	return s.PipeReader.Close()
 }
 
 // List implements offsite.Target.

@@ -3,6 +3,7 @@ package sftp_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"io"
 	"net"
 	"os"
@@ -126,6 +127,7 @@ type wire struct {
 	up    atomic.Int64 // bytes to the server until the next cut; none where 0
 	down  atomic.Int64
 	cuts  atomic.Int64
+	hung  atomic.Bool // it takes bytes and carries none
 	conns sync.WaitGroup
 }
 
@@ -161,7 +163,7 @@ func (w *wire) carry(c net.Conn) {
 		buf := make([]byte, 32<<10)
 		for {
 			n, err := from.Read(buf)
-			if n > 0 {
+			if n > 0 && !w.hung.Load() {
 				if before := left.Load(); before > 0 && left.Add(-int64(n)) <= 0 {
 					left.Store(0)
 					w.cuts.Add(1)
@@ -260,5 +262,85 @@ func TestAFolderThatIsNotOursIsARefusal(t *testing.T) {
 	target := open(t, options(t, s, s.Addr, t.TempDir()))
 	if err := target.Put(t.Context(), name, 1, strings.NewReader("x")); !offsite.HasCode(err, offsite.CodeCredentials) || problem.As(err).Hint == "" {
 		t.Errorf("put: %v", err)
+	}
+}
+
+// within fails the test where f takes longer than a stop of the instance may.
+func within(t *testing.T, what string, f func() error) error {
+	t.Helper()
+	done := make(chan error, 1)
+	go func() { done <- f() }()
+	select {
+	case err := <-done:
+		return err
+	case <-time.After(20 * time.Second):
+		t.Fatalf("%s does not end", what)
+		return nil
+	}
+}
+
+func TestAServerThatIsSilentHoldsNothingUp(t *testing.T) {
+	t.Parallel()
+	s := sshtest.Start(t)
+	w := newWire(t, s.Addr)
+	target := open(t, options(t, s, w.Addr().String(), t.TempDir()))
+	data := offsitetest.Bytes(2 * piece)
+	offsitetest.Put(t, target, name, data)
+
+	ctx, cancel := context.WithCancel(t.Context())
+	hangs := io.MultiReader(bytes.NewReader(data[:piece]), readerFunc(func([]byte) (int, error) {
+		w.hung.Store(true)
+		time.AfterFunc(100*time.Millisecond, cancel)
+		return 0, io.EOF
+	}), bytes.NewReader(data[piece:]))
+	err := within(t, "an upload", func() error { return target.Put(ctx, name+"2", int64(len(data)), hangs) })
+	if !errors.Is(err, context.Canceled) {
+		t.Errorf("put: %v", err)
+	}
+
+	w.hung.Store(false)
+	ctx, cancel = context.WithCancel(t.Context())
+	defer cancel()
+	r, err := target.Get(ctx, name, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(r, make([]byte, 1000)); err != nil {
+		t.Fatal(err)
+	}
+	w.hung.Store(true)
+	time.AfterFunc(100*time.Millisecond, cancel)
+	if err := within(t, "a download", func() error { _, err := io.Copy(io.Discard, r); return err }); !errors.Is(err, context.Canceled) {
+		t.Errorf("read: %v", err)
+	}
+	w.hung.Store(false)
+	if list, err := target.List(t.Context(), ""); err != nil || len(list) != 1 { // with a new connection
+		t.Errorf("list: %v, %v", list, err)
+	}
+
+	w.hung.Store(true)
+	ctx, cancel = context.WithCancel(t.Context())
+	time.AfterFunc(100*time.Millisecond, cancel)
+	if err := within(t, "a list", func() error { _, err := target.List(ctx, ""); return err }); !errors.Is(err, context.Canceled) {
+		t.Errorf("list: %v", err)
+	}
+	w.hung.Store(false)
+	if _, err := target.List(t.Context(), ""); err != nil {
+		t.Fatal(err)
+	}
+	w.hung.Store(true)
+	if err := within(t, "closing", target.Close); err != nil {
+		t.Errorf("close: %v", err)
+	}
+}
+
+func TestAServerWhoseSFTPIsSilentIsUnreachable(t *testing.T) {
+	t.Parallel()
+	s := sshtest.Start(t, "ForceCommand sleep 60")
+	opt := options(t, s, s.Addr, t.TempDir())
+	opt.Timeout, opt.Backoff.Attempts = 2*time.Second, 2
+	target := open(t, opt)
+	if err := within(t, "a list", func() error { _, err := target.List(t.Context(), ""); return err }); !offsite.HasCode(err, offsite.CodeUnreachable) {
+		t.Errorf("list: %v", err)
 	}
 }
