@@ -23,6 +23,7 @@ import (
 	"github.com/keboola/agnes-the-ai-analyst/agent/offsite"
 	"github.com/keboola/agnes-the-ai-analyst/agent/offsite/folder"
 	"github.com/keboola/agnes-the-ai-analyst/agent/offsite/offsitetest"
+	"github.com/keboola/agnes-the-ai-analyst/internal/pause"
 	"github.com/keboola/agnes-the-ai-analyst/internal/problem"
 )
 
@@ -374,6 +375,109 @@ func TestACopyThatIsSaidToBeThereIsLookedAt(t *testing.T) {
 	if _, err := liar.Upload(t.Context(), to, c, backupFile(t, 999)); !offsite.HasCode(err, offsite.CodeDamaged) {
 		t.Errorf("one of another size: %v", err)
 	}
+}
+
+// stalling is a target that is silent in the middle of everything, until its
+// context ends; with patience it takes long and moves.
+type stalling struct {
+	offsite.Target
+
+	slow bool
+	gets int
+}
+
+func silent(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }
+
+// Put implements offsite.Target.
+func (s *stalling) Put(ctx context.Context, name string, size int64, r io.Reader) error {
+	data := make([]byte, size)
+	for at := 0; at < len(data); {
+		n, err := r.Read(data[at:min(at+200, len(data))])
+		if err != nil {
+			return err
+		}
+		at += n
+		if !s.slow {
+			return silent(ctx)
+		}
+		if err := pause.For(ctx, 10*time.Minute); err != nil {
+			return err
+		}
+	}
+	return s.Target.Put(ctx, name, size, bytes.NewReader(data))
+}
+
+// List implements offsite.Target.
+func (s *stalling) List(ctx context.Context, prefix string) ([]offsite.Object, error) {
+	if !s.slow {
+		return nil, silent(ctx)
+	}
+	return s.Target.List(ctx, prefix)
+}
+
+// Delete implements offsite.Target.
+func (*stalling) Delete(ctx context.Context, _ string) error { return silent(ctx) }
+
+// Get implements offsite.Target.
+func (s *stalling) Get(ctx context.Context, name string, offset int64) (io.ReadCloser, error) {
+	s.gets++
+	if s.gets == 2 {
+		return nil, silent(ctx)
+	}
+	body, err := s.Target.Get(ctx, name, offset)
+	if err != nil || s.gets > 2 {
+		return body, err
+	}
+	return struct {
+		io.Reader
+		io.Closer
+	}{io.MultiReader(io.LimitReader(body, 300), readerFunc(func([]byte) (int, error) { return 0, silent(ctx) })), body}, nil
+}
+
+type readerFunc func([]byte) (int, error)
+
+// Read implements io.Reader.
+func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
+
+func TestATargetThatStallsIsGivenUp(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		v, _ := vault(t)
+		recipient, with := keyPair(t)
+		to, path := recipients(t, recipient), backupFile(t, 1000)
+		target := &stalling{Target: v.Target}
+		v.Target = target
+		c := offsite.Copy{Instance: "one", ID: "19990401T020000Z-aaaaaa"} // the bubble begins in 2000
+		unreachable := func(what string, call func() error) {
+			t.Helper()
+			began := time.Now()
+			err := call()
+			if took := time.Since(began); !offsite.HasCode(err, offsite.CodeUnreachable) || problem.As(err).Hint == "" || took > 20*time.Minute {
+				t.Errorf("%s: %v after %s", what, err, took)
+			}
+		}
+		unreachable("an upload", func() error { _, err := v.Upload(t.Context(), to, c, path); return err })
+		unreachable("a list", func() error { _, err := v.Copies(t.Context(), "one"); return err })
+		target.slow = true
+		c, err := v.Upload(t.Context(), to, c, path)
+		if err != nil {
+			t.Fatalf("one that takes long and moves: %v", err)
+		}
+		if _, err := v.Upload(t.Context(), to, offsite.Copy{Instance: "one", ID: "19990402T020000Z-aaaaaa"}, path); err != nil {
+			t.Fatal(err)
+		}
+		unreachable("a deletion", func() error { _, err := v.Prune(t.Context(), "one", offsite.Keep{Count: 1}); return err })
+		var got bytes.Buffer
+		if err := v.Fetch(t.Context(), with, c, &got); err != nil || !bytes.Equal(got.Bytes(), offsitetest.Bytes(1000)) || target.gets != 3 {
+			t.Errorf("a download that stalls twice: %d bytes in %d attempts, %v", got.Len(), target.gets, err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		target.slow = false
+		if _, err := v.Copies(ctx, "one"); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("the caller's own end: %v", err)
+		}
+	})
 }
 
 func TestChunksKeepToTheSize(t *testing.T) {

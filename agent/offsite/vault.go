@@ -18,6 +18,57 @@ type Vault struct {
 	Target  Target
 	URL     URL     // for messages
 	Backoff Backoff // of a download that was cut
+
+	// Idle is how long nothing may move before the target is taken for one that
+	// has stalled: it was not reached (CodeUnreachable). 15 minutes, in which a
+	// slow line moves a piece of any size that targets send at once.
+	Idle time.Duration
+}
+
+const standardIdle = 15 * time.Minute
+
+func (v Vault) idle() time.Duration { return cmp.Or(v.Idle, standardIdle) }
+
+// watch calls the target with a context that ends once moved was not called
+// for as long as Idle. A target may be silent without an error for ever.
+func (v Vault) watch(ctx context.Context, call func(ctx context.Context, moved func()) error) error {
+	watched, cancel := context.WithCancel(ctx)
+	defer cancel()
+	timer := time.AfterFunc(v.idle(), cancel)
+	defer timer.Stop()
+	err := call(watched, func() { timer.Reset(v.idle()) })
+	if err != nil && watched.Err() != nil && ctx.Err() == nil {
+		return v.stalled(err)
+	}
+	return err
+}
+
+func (v Vault) stalled(err error) error {
+	return Fault(CodeUnreachable, err, fmt.Sprintf("Nothing has moved at %s for %s", v.URL, v.idle()), "Check the target and the network to it; it is tried again.")
+}
+
+// moving calls moved for each read that got something.
+type moving struct {
+	io.Reader
+
+	moved func()
+}
+
+// Read implements io.Reader.
+func (m moving) Read(p []byte) (int, error) {
+	n, err := m.Reader.Read(p)
+	if n > 0 {
+		m.moved()
+	}
+	return n, err
+}
+
+func (v Vault) list(ctx context.Context, prefix string) (objects []Object, err error) {
+	err = v.watch(ctx, func(ctx context.Context, _ func()) error {
+		objects, err = v.Target.List(ctx, prefix)
+		return err
+	})
+	return objects, err
 }
 
 // Copies lists the backups of an instance, or of all where it is empty, newest
@@ -30,7 +81,7 @@ func (v Vault) Copies(ctx context.Context, instance string) ([]Copy, error) {
 		}
 		prefix = instance + "/"
 	}
-	objects, err := v.Target.List(ctx, prefix)
+	objects, err := v.list(ctx, prefix)
 	if err != nil {
 		return nil, err
 	}
@@ -127,7 +178,9 @@ func (v Vault) Upload(ctx context.Context, to *Recipients, c Copy, path string) 
 		return Copy{}, err
 	}
 	c.Size = size
-	err = v.Target.Put(ctx, c.Name(), size, sealed)
+	err = v.watch(ctx, func(ctx context.Context, moved func()) error {
+		return v.Target.Put(ctx, c.Name(), size, moving{sealed, moved})
+	})
 	if HasCode(err, CodeExists) {
 		err = v.confirm(ctx, c)
 	}
@@ -139,7 +192,7 @@ func (v Vault) Upload(ctx context.Context, to *Recipients, c Copy, path string) 
 
 // confirm makes sure that a copy is at the target.
 func (v Vault) confirm(ctx context.Context, c Copy) error {
-	objects, err := v.Target.List(ctx, c.Name())
+	objects, err := v.list(ctx, c.Name())
 	if err != nil {
 		return err
 	}
@@ -154,8 +207,8 @@ func (v Vault) confirm(ctx context.Context, c Copy) error {
 	return nil
 }
 
-// Fetch writes the backup of a copy, opened, to w. A connection that is cut is
-// taken up where it ended. What was written is whole and as it was sealed only
+// Fetch writes the backup of a copy, opened, to w. A connection that is cut, or
+// on which nothing moves, is taken up where it ended. What was written is whole and as it was sealed only
 // where no error comes back.
 func (v Vault) Fetch(ctx context.Context, with *Identities, c Copy, w io.Writer) error {
 	sealed := &resumed{ctx: ctx, vault: v, copy: c}
@@ -183,13 +236,40 @@ type resumed struct {
 	copy   Copy
 	offset int64
 	body   io.ReadCloser
+	end    context.CancelFunc // of what body reads from
 }
 
 func (r *resumed) close() {
 	if r.body != nil {
 		_ = r.body.Close()
+		r.end()
 		r.body = nil
 	}
+}
+
+// open connects anew.
+func (r *resumed) open() error {
+	r.close()
+	ctx, end := context.WithCancel(r.ctx)
+	timer := time.AfterFunc(r.vault.idle(), end)
+	body, err := r.vault.Target.Get(ctx, r.copy.Name(), r.offset)
+	timer.Stop()
+	if err != nil {
+		if ctx.Err() != nil && r.ctx.Err() == nil {
+			err = r.vault.stalled(err)
+		}
+		end()
+		return err
+	}
+	r.body, r.end = body, end
+	return nil
+}
+
+// read waits for bytes as long as Idle.
+func (r *resumed) read(p []byte) (int, error) {
+	timer := time.AfterFunc(r.vault.idle(), r.end)
+	defer timer.Stop()
+	return r.body.Read(p)
 }
 
 // Read implements io.Reader.
@@ -198,18 +278,17 @@ func (r *resumed) Read(p []byte) (n int, err error) {
 		return 0, io.EOF
 	}
 	if r.body != nil {
-		if n, _ := r.body.Read(p); n > 0 { // what ended it is met again below
+		if n, _ := r.read(p); n > 0 { // what ended it is met again below
 			r.offset += int64(n)
 			return n, nil
 		}
 	}
 	err = r.vault.Backoff.Retry(r.ctx, func() error {
-		r.close()
-		var err error
-		if r.body, err = r.vault.Target.Get(r.ctx, r.copy.Name(), r.offset); err != nil {
+		if err := r.open(); err != nil {
 			return err
 		}
-		n, err = r.body.Read(p)
+		var err error
+		n, err = r.read(p)
 		if n > 0 {
 			return nil
 		}
@@ -247,7 +326,7 @@ func (v Vault) Prune(ctx context.Context, instance string, keep Keep) ([]Copy, e
 		if stays[c.ID] {
 			continue
 		}
-		if err := v.Target.Delete(ctx, c.Name()); err != nil {
+		if err := v.watch(ctx, func(ctx context.Context, _ func()) error { return v.Target.Delete(ctx, c.Name()) }); err != nil {
 			return gone, err
 		}
 		gone = append(gone, c)
