@@ -130,6 +130,14 @@ func (i *Instance) offsiteHealth(h api.ServiceHealth) api.ServiceHealth {
 		return h
 	}
 	s := i.mirror.Status()
+	if s.Late(time.Now()) {
+		h.Status = api.Degraded
+		h.Detail += fmt.Sprintf(" The copies off this host are late; %d wait.", s.Waiting)
+		if !s.Began.IsZero() {
+			h.Detail += fmt.Sprintf(" Copying began at %s.", s.Began.UTC().Format(time.RFC3339))
+		}
+		h.Hint = "A large first copy takes its time. Otherwise check the target and the network to it; GET /api/admin/backups says which wait."
+	}
 	if s.Failed == nil {
 		if !s.InStep.IsZero() {
 			h.Detail += fmt.Sprintf(" The copies off this host were in step at %s.", s.InStep.UTC().Format(time.RFC3339))

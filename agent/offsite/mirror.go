@@ -55,6 +55,18 @@ type MirrorStatus struct {
 	Failed  error     // of the newest attempt; nil where it succeeded or none was made
 	Since   time.Time // of the first failure in a row
 	Tried   time.Time // end of the newest attempt
+	Began   time.Time // of the attempt that is under way; zero between two
+}
+
+// late is how long an attempt may take, and how old InStep may be, before
+// somebody should look.
+const late = 6 * time.Hour
+
+// Late reports whether the copies are not kept in step though no attempt has
+// failed: one takes very long, or does not end.
+func (s MirrorStatus) Late(now time.Time) bool {
+	old := func(t time.Time) bool { return !t.IsZero() && now.Sub(t) > late }
+	return s.Failed == nil && (old(s.Began) || old(s.InStep))
 }
 
 const (
@@ -118,7 +130,9 @@ func (m *Mirror) Run(ctx context.Context) {
 
 // Step brings the target in step once.
 func (m *Mirror) Step(ctx context.Context) error {
+	m.begin(time.Now())
 	err := m.step(ctx)
+	m.begin(time.Time{})
 	if ctx.Err() != nil {
 		return ctx.Err() // the instance is closing, which is no failure
 	}
@@ -136,6 +150,12 @@ func (m *Mirror) Step(ctx context.Context) error {
 	m.opt.Log.Error("The backups could not all be copied off this host; the ones on its disk stay, and it is tried again.",
 		"target", m.opt.Vault.URL.String(), "waiting", m.status.Waiting, "error", err, "hint", problem.As(err).Hint)
 	return err
+}
+
+func (m *Mirror) begin(at time.Time) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.status.Began = at
 }
 
 func (m *Mirror) step(ctx context.Context) error {

@@ -231,6 +231,36 @@ func TestAMirrorTriesAgainAndIsWoken(t *testing.T) {
 	})
 }
 
+func TestACopyThatDoesNotEndIsLate(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		d := newDisk(t, offsite.Keep{Count: 9})
+		d.add(1)
+		hangs := make(chan struct{})
+		d.opt.Prove = func(context.Context, offsite.Local) error { <-hangs; return nil }
+		m := offsite.NewMirror(d.opt)
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() { m.Run(ctx); close(done) }()
+		late := func(want bool, after time.Duration) {
+			t.Helper()
+			<-time.After(after)
+			synctest.Wait()
+			if s := m.Status(); s.Late(time.Now()) != want {
+				t.Errorf("late %t, want %t: %+v", !want, want, s)
+			}
+		}
+		late(false, time.Hour)
+		late(true, 6*time.Hour)
+		close(hangs)
+		late(false, time.Minute)
+		late(false, 24*time.Hour)
+		cancel()
+		<-done
+		late(true, 7*time.Hour) // nobody looks any more
+	})
+}
+
 func TestACopyThatWasDeletedThereIsSentAgain(t *testing.T) {
 	t.Parallel()
 	d := newDisk(t, offsite.Keep{Count: 9})
