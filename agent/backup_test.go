@@ -2,12 +2,15 @@ package agent
 
 import (
 	"errors"
+	"log/slog"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/keboola/agnes-the-ai-analyst/agent/api"
 	"github.com/keboola/agnes-the-ai-analyst/agent/backup"
+	"github.com/keboola/agnes-the-ai-analyst/agent/offsite"
 	"github.com/keboola/agnes-the-ai-analyst/agent/settings"
 )
 
@@ -84,4 +87,25 @@ func TestHealthSeesABackupOfTheFuture(t *testing.T) {
 	if h := i.backupHealth(); h.Status != api.Healthy {
 		t.Errorf("after a backup: %+v", h)
 	}
+}
+
+func TestHealthSeesACopyThatDoesNotEnd(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		hangs := make(chan struct{})
+		defer close(hangs)
+		i := &Instance{mirror: offsite.NewMirror(offsite.MirrorOptions{Local: func() ([]offsite.Local, error) {
+			<-hangs
+			return nil, errors.New("gone")
+		}, Log: slog.New(slog.DiscardHandler)})}
+		go func() { _ = i.mirror.Step(t.Context()) }()
+		synctest.Wait()
+		if h := i.offsiteHealth(api.ServiceHealth{Status: api.Healthy}); h.Status != api.Healthy {
+			t.Errorf("at first: %+v", h)
+		}
+		<-time.After(7 * time.Hour)
+		if h := i.offsiteHealth(api.ServiceHealth{Status: api.Healthy}); h.Status != api.Degraded || !strings.Contains(h.Detail, "late") || h.Hint == "" {
+			t.Errorf("after seven hours: %+v", h)
+		}
+	})
 }

@@ -119,7 +119,8 @@ func (i *Instance) showOffsite(list *api.Backups) {
 	}
 	list.Offsite = out
 	for n := range list.Backups {
-		list.Backups[n].Offsite = i.mirror.Has(list.Backups[n].ID)
+		b := &list.Backups[n]
+		b.Offsite, b.OffsiteTried = i.mirror.Has(b.ID), s.Knew[b.ID]
 	}
 }
 

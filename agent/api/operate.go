@@ -48,6 +48,7 @@ type Backup struct {
 	SHA256        string    `json:"sha256,omitempty" doc:"Of the whole file; in the answer of the call that makes it."`
 	Path          string    `json:"path" doc:"Where the instance sees it."`
 	Offsite       bool      `json:"offsite,omitempty" doc:"Whether an encrypted copy is at the backup target."`
+	OffsiteTried  bool      `json:"offsite_tried,omitempty" doc:"Whether the newest attempt to copy backups there began after this one was made: its error holds for this one too."`
 }
 
 // Backups is GET /api/admin/backups, newest first.

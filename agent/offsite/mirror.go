@@ -56,6 +56,10 @@ type MirrorStatus struct {
 	Since   time.Time // of the first failure in a row
 	Tried   time.Time // end of the newest attempt
 	Began   time.Time // of the attempt that is under way; zero between two
+
+	// Knew has the IDs of the backups that were on disk when the newest attempt
+	// that has ended began: what it says is said of these.
+	Knew map[string]bool
 }
 
 // late is how long an attempt may take, and how old InStep may be, before
@@ -131,22 +135,29 @@ func (m *Mirror) Run(ctx context.Context) {
 // Step brings the target in step once.
 func (m *Mirror) Step(ctx context.Context) error {
 	m.begin(time.Now())
-	err := m.step(ctx)
+	local, err := m.opt.Local()
+	if err == nil {
+		err = m.step(ctx, local)
+	}
 	m.begin(time.Time{})
 	if ctx.Err() != nil {
 		return ctx.Err() // the instance is closing, which is no failure
+	}
+	knew := map[string]bool{}
+	for _, l := range local {
+		knew[l.ID] = true
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if err == nil {
 		now := time.Now()
-		m.status = MirrorStatus{InStep: now, Tried: now}
+		m.status = MirrorStatus{InStep: now, Tried: now, Knew: knew}
 		return nil
 	}
 	if m.status.Failed == nil {
 		m.status.Since = time.Now()
 	}
-	m.status.Failed, m.status.Tried = err, time.Now()
+	m.status.Failed, m.status.Tried, m.status.Knew = err, time.Now(), knew
 	m.opt.Log.Error("The backups could not all be copied off this host; the ones on its disk stay, and it is tried again.",
 		"target", m.opt.Vault.URL.String(), "waiting", m.status.Waiting, "error", err, "hint", problem.As(err).Hint)
 	return err
@@ -158,17 +169,15 @@ func (m *Mirror) begin(at time.Time) {
 	m.status.Began = at
 }
 
-func (m *Mirror) step(ctx context.Context) error {
+func (m *Mirror) step(ctx context.Context, local []Local) error {
 	copies, err := m.opt.Vault.Copies(ctx, m.opt.Instance)
 	if err != nil {
-		return errors.Join(err, m.count())
-	}
-	m.seen(copies)
-	missing, err := m.missing(copies)
-	m.waits(len(missing))
-	if err != nil {
+		m.count(local)
 		return err
 	}
+	m.seen(copies)
+	missing := m.missing(local, copies)
+	m.waits(len(missing))
 	var failed error
 	for _, l := range missing {
 		err := m.upload(ctx, l)
@@ -198,8 +207,7 @@ func (m *Mirror) step(ctx context.Context) error {
 }
 
 // count sets how many wait where the target cannot be asked.
-func (m *Mirror) count() error {
-	local, err := m.opt.Local()
+func (m *Mirror) count(local []Local) {
 	waiting := 0
 	for _, l := range local {
 		if !m.Has(l.ID) {
@@ -207,16 +215,11 @@ func (m *Mirror) count() error {
 		}
 	}
 	m.waits(waiting)
-	return err
 }
 
 // missing returns what has to be uploaded, newest first: what the policy would
 // keep among all that is here and there.
-func (m *Mirror) missing(copies []Copy) ([]Local, error) {
-	local, err := m.opt.Local()
-	if err != nil {
-		return nil, err
-	}
+func (m *Mirror) missing(local []Local, copies []Copy) []Local {
 	there := map[string]bool{}
 	var all []Dated
 	for _, c := range copies {
@@ -235,7 +238,7 @@ func (m *Mirror) missing(copies []Copy) ([]Local, error) {
 	stays := m.opt.Keep.Stays(all, time.Now())
 	missing = slices.DeleteFunc(missing, func(l Local) bool { return !stays[l.ID] })
 	slices.SortFunc(missing, func(a, b Local) int { return newestFirst(a.Dated, b.Dated) })
-	return missing, nil
+	return missing
 }
 
 func (m *Mirror) upload(ctx context.Context, l Local) error {

@@ -231,6 +231,30 @@ func TestAMirrorTriesAgainAndIsWoken(t *testing.T) {
 	})
 }
 
+func TestAMirrorKnowsWhatItsAttemptsAreAbout(t *testing.T) {
+	t.Parallel()
+	d := newDisk(t, offsite.Keep{Count: 9})
+	d.add(1)
+	d.opt.Prove = func(context.Context, offsite.Local) error {
+		d.add(2) // made while the attempt is under way
+		return problem.New(problem.Found, "The backup is damaged.", "Make another.")
+	}
+	m := offsite.NewMirror(d.opt)
+	if err := m.Step(t.Context()); !problem.Is(err, problem.Found) {
+		t.Fatalf("step: %v", err)
+	}
+	if s := m.Status(); !s.Knew[id(1)] || s.Knew[id(2)] {
+		t.Errorf("it knew %v, want the one that was there when it began", s.Knew)
+	}
+	d.trouble.Store(offsite.Fault(offsite.CodeNoSpace, nil, "The disk is full.", "Free space."))
+	if err := m.Step(t.Context()); err == nil {
+		t.Fatal("the second attempt was to fail too")
+	}
+	if s := m.Status(); !s.Knew[id(2)] {
+		t.Errorf("it knew %v, want both", s.Knew)
+	}
+}
+
 func TestACopyThatDoesNotEndIsLate(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

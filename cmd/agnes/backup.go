@@ -141,7 +141,7 @@ func askForBackup(ctx context.Context, layout agent.Layout, addr string, req api
 		return made, err
 	}
 	made.Offsite = true
-	return made, awaitUpload(ctx, client, made.ID, made.CreatedAt)
+	return made, awaitUpload(ctx, client, made.ID)
 }
 
 func newBackupList(env cli.Env) *cobra.Command {

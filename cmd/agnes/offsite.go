@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -315,7 +316,7 @@ func noTarget() error {
 
 // awaitUpload waits until the running instance has copied a backup off the
 // host, or has failed to.
-func awaitUpload(ctx context.Context, client *api.Client, id string, made time.Time) error {
+func awaitUpload(ctx context.Context, client *api.Client, id string) error {
 	for {
 		list, err := client.Backups(ctx)
 		if err != nil {
@@ -324,13 +325,17 @@ func awaitUpload(ctx context.Context, client *api.Client, id string, made time.T
 		if list.Offsite == nil {
 			return noTarget()
 		}
-		for _, b := range list.Backups {
-			if b.ID == id && b.Offsite {
-				return nil
-			}
-		}
-		if o := list.Offsite; o.Error != "" && o.TriedAt != nil && o.TriedAt.After(made) {
+		at := slices.IndexFunc(list.Backups, func(b api.Backup) bool { return b.ID == id })
+		switch o := list.Offsite; {
+		case at < 0:
+			return problem.New(problem.NotFound, fmt.Sprintf("The backup %s was made, and is not there any more.", id), "The instance's log says why; make another: agnes backup create --upload")
+		case list.Backups[at].Offsite:
+			return nil
+		case !list.Backups[at].OffsiteTried: // an attempt that began earlier says nothing of it
+		case o.Error != "":
 			return problem.New(problem.Unavailable, fmt.Sprintf("The backup %s was made; its copy to %s failed and is tried again: %s", id, o.Target, o.Error), o.Hint)
+		default:
+			return problem.New(problem.Unavailable, fmt.Sprintf("The backup %s was made; everything that is to be at %s is there, and it is not among it.", id, o.Target), "See what is there: agnes backup list --target")
 		}
 		if err := pause.For(ctx, time.Second); err != nil {
 			return err
