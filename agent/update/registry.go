@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/netip"
 	"runtime"
+	"strings"
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/authn"
@@ -26,11 +27,12 @@ func (c *Checker) ask(ctx context.Context, was answers) (now answers, err error)
 		remote.WithUserAgent("agnes/"+c.opt.Version),
 		remote.WithPlatform(v1.Platform{OS: "linux", Architecture: runtime.GOARCH}),
 		remote.WithRetryStatusCodes(), // none: Run repeats
+		remote.WithPageSize(1),        // of the list of tags, which is asked for its status
 	)
 	if err != nil {
 		return was, err
 	}
-	r := asking{c, puller}
+	r := &asking{Checker: c, puller: puller}
 	now = was
 	if now.Deprecated, err = r.deprecated(ctx, was); err != nil {
 		return was, err
@@ -38,6 +40,11 @@ func (c *Checker) ask(ctx context.Context, was answers) (now answers, err error)
 	if err := r.floating(ctx, &now); err != nil {
 		now.Digest, now.Label, now.Latest = was.Digest, was.Label, was.Latest
 		return now, err
+	}
+	if !r.found {
+		if err := r.known(ctx); err != nil {
+			return was, err
+		}
 	}
 	return now, nil
 }
@@ -47,25 +54,44 @@ type asking struct {
 	*Checker
 
 	puller *remote.Puller
+	found  bool // a tag
 }
 
 // digest returns what a tag points at, or nothing where there is no such tag.
-func (r asking) digest(ctx context.Context, tag string) (string, error) {
+func (r *asking) digest(ctx context.Context, tag string) (string, error) {
 	head, err := r.puller.Head(ctx, r.repository.Tag(tag))
-	if e, ok := errors.AsType[*registryerr.Error](err); ok && e.StatusCode == http.StatusNotFound {
+	if absent(err) {
 		return "", nil
 	}
 	if err != nil {
 		return "", fmt.Errorf("%s: %w", r.repository.Tag(tag), err)
 	}
+	r.found = true
 	return head.Digest.String(), nil
+}
+
+// absent tells the answer that a manifest is not there from any other error,
+// that of signing in with 404 among them.
+func absent(err error) bool {
+	e, ok := errors.AsType[*registryerr.Error](err)
+	return ok && e.StatusCode == http.StatusNotFound && e.Request != nil && strings.Contains(e.Request.URL.Path, "/manifests/")
+}
+
+// known is asked where no tag was found. Every tag is absent in a repository
+// that does not exist, or no longer under this name: that says nothing of the
+// version. Registries tell it apart where they are asked for a list of the tags.
+func (r *asking) known(ctx context.Context) error {
+	if _, err := r.puller.Lister(ctx, r.repository); err != nil {
+		return fmt.Errorf("expected tags in %s, found none, nor that the registry knows this repository: %w", r.repository, err)
+	}
+	return nil
 }
 
 // deprecated reports whether the running version is deprecated. Thirty days
 // after that its image is deleted with all tags, deprecated-VERSION among them:
 // a deprecation that was seen is taken back only while the version itself is
 // still there.
-func (r asking) deprecated(ctx context.Context, was answers) (bool, error) {
+func (r *asking) deprecated(ctx context.Context, was answers) (bool, error) {
 	marked, err := r.digest(ctx, "deprecated-"+r.opt.Version)
 	if err != nil || marked != "" || !was.Deprecated {
 		return marked != "", err
@@ -76,7 +102,7 @@ func (r asking) deprecated(ctx context.Context, was answers) (bool, error) {
 
 // floating finds out which version the channel's floating tag has. The image is
 // looked at only where the tag has moved.
-func (r asking) floating(ctx context.Context, a *answers) error {
+func (r *asking) floating(ctx context.Context, a *answers) error {
 	digest, err := r.digest(ctx, r.opt.Channel)
 	if err != nil {
 		return err
@@ -102,7 +128,7 @@ func (r asking) floating(ctx context.Context, a *answers) error {
 }
 
 // label returns the version that an image says it is.
-func (r asking) label(ctx context.Context, digest string) (string, error) {
+func (r *asking) label(ctx context.Context, digest string) (string, error) {
 	at := r.repository.Digest(digest)
 	described, err := r.puller.Get(ctx, at)
 	if err != nil {

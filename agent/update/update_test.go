@@ -73,8 +73,12 @@ func (h *hub) RoundTrip(req *http.Request) (*http.Response, error) {
 	if down {
 		return nil, errors.New("no route to host")
 	}
+	asked := req.Clone(req.Context())
+	if asked.Body == nil {
+		asked.Body = http.NoBody // as a server sees it
+	}
 	w := httptest.NewRecorder()
-	h.ServeHTTP(w, req)
+	h.ServeHTTP(w, asked)
 	resp := w.Result()
 	resp.Request = req
 	return resp, nil
@@ -148,6 +152,15 @@ func socket(t *testing.T, h http.Handler) images {
 	return imagesAt(t, strings.TrimPrefix(ts.URL, "http://")+"/owner/agnes")
 }
 
+// stocked returns a hub that has the running version at a repository.
+func stocked(t *testing.T, repository string) *hub {
+	t.Helper()
+	h := newHub()
+	imagesAt(t, repository, remote.WithTransport(h)).push(running, "stable")
+	h.asked, h.times = nil, nil
+	return h
+}
+
 func imagesAt(t *testing.T, repository string, opts ...remote.Option) images {
 	t.Helper()
 	repo, err := name.NewRepository(repository)
@@ -185,12 +198,22 @@ func check(t *testing.T, c *Checker, want Status) {
 	}
 }
 
+func unanswered(t *testing.T, c *Checker, want Status) {
+	t.Helper()
+	if err := c.check(t.Context()); err == nil {
+		t.Error("a check without an answer counts as one with an answer")
+	}
+	if got := c.Status(); got != want {
+		t.Errorf("status = %+v, want what was known, %+v", got, want)
+	}
+}
+
 func TestADeprecationIsATagAndTheNewestVersionALabel(t *testing.T) {
 	t.Parallel()
 	h := newHub()
 	hub := socket(t, h)
 	c, log := watch(t, nil, hub.repo)
-	check(t, c, Status{}) // nothing is there at all
+	unanswered(t, c, Status{}) // nothing is there at all
 
 	hub.push(running, "stable", "stable-"+running, running)
 	check(t, c, Status{})
@@ -321,6 +344,29 @@ func TestWhatCannotBeAskedStaysAsItWas(t *testing.T) {
 	}
 }
 
+// A repository that was moved, or whose name was mistyped, has no tag, and so
+// none that says that a version is well.
+func TestARepositoryThatIsNotThereIsNoAnswer(t *testing.T) {
+	t.Parallel()
+	h := newHub()
+	hub := socket(t, h)
+	elsewhere := imagesAt(t, hub.repo.RegistryStr()+"/owner/other")
+	elsewhere.push("2026.04.9", "stable")
+	c, _ := watch(t, nil, hub.repo)
+	unanswered(t, c, Status{})
+	hub.push("2026.04.9", "stable")
+	known := Status{Latest: "2026.04.9"}
+	check(t, c, known)
+	for _, only := range []string{"", "/owner/agnes/"} { // with "", signing in is not found either
+		h.fail(http.StatusNotFound, only)
+		unanswered(t, c, known)
+	}
+	h.fail(0, "")
+	check(t, c, known)
+	hub.untag("stable")
+	check(t, c, Status{}) // there is no such tag, says a registry that knows the repository
+}
+
 func TestARestartWithoutARegistryStillWarns(t *testing.T) {
 	t.Parallel()
 	h := newHub()
@@ -384,7 +430,7 @@ func TestAFileThatCannotBeWrittenCostsTheMemoryOnly(t *testing.T) {
 func TestTheRegistryIsAskedEverySixHours(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		h := newHub()
+		h := stocked(t, "registry.example/owner/agnes")
 		start := time.Now()
 		repo := imagesAt(t, "registry.example/owner/agnes").repo
 		c, _ := watch(t, func(o *Options) { o.Transport = h }, repo)
@@ -401,7 +447,7 @@ func TestTheRegistryIsAskedEverySixHours(t *testing.T) {
 func TestAFailureIsRepeatedEverMoreSlowlyAndLoggedOnce(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		h := newHub()
+		h := stocked(t, "registry.example/owner/agnes")
 		h.fail(-1, "")
 		start := time.Now()
 		c, log := watch(t, func(o *Options) { o.Transport = h }, imagesAt(t, "registry.example/owner/agnes").repo)
@@ -452,7 +498,7 @@ func TestJitterSpreadsAFleet(t *testing.T) {
 		var running sync.WaitGroup
 		hubs := make([]*hub, 50)
 		for n := range hubs {
-			hubs[n] = newHub()
+			hubs[n] = stocked(t, "registry.example/owner/agnes")
 			c, _ := watch(t, func(o *Options) { o.Transport, o.Jitter = hubs[n], nil }, imagesAt(t, "registry.example/owner/agnes").repo)
 			running.Go(func() { c.Run(ctx) })
 		}
@@ -513,7 +559,7 @@ func TestPlainHTTPStaysOnThisMachine(t *testing.T) {
 	for repository, scheme := range map[string]string{
 		"127.0.0.1:5000/a": "http", "localhost:5000/a": "http", "registry.example/a": "https", "10.0.0.7:5000/a": "https", "192.168.1.2/a": "https",
 	} {
-		seen := &schemes{inner: newHub(), refuse: scheme == "https" && strings.HasPrefix(repository, "1")}
+		seen := &schemes{inner: stocked(t, repository), refuse: scheme == "https" && strings.HasPrefix(repository, "1")}
 		c, _ := watch(t, func(o *Options) { o.Transport = seen }, imagesAt(t, repository).repo)
 		err := c.check(t.Context())
 		if seen.refuse != (err != nil) {
