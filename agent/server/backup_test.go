@@ -176,3 +176,18 @@ func TestAStartFinishesARestore(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// A restore that was killed while it unpacked has changed nothing; what it had
+// unpacked holds secrets and goes.
+func TestAStartSweepsWhatAKilledRestoreUnpacked(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	work := agent.Layout{Root: dir}.BackupDirs().Work
+	if err := os.MkdirAll(filepath.Join(work, "new", "state"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	newWorld(t, func(o *worldOptions) { o.dir = dir })
+	if _, err := os.Stat(work); !os.IsNotExist(err) {
+		t.Errorf("%s is left: %v", work, err)
+	}
+}
