@@ -46,6 +46,27 @@ func TestAnImageThatFailedIsNotedForTheOneThatRunsAgain(t *testing.T) {
 	}
 }
 
+func TestWhatSomebodyWentBackToIsNamedByItsVersion(t *testing.T) {
+	t.Parallel()
+	pulled := Image{Repository: "r/i", Tag: "stable", Digest: "sha256:old", Version: "2026.11.4", Channel: "stable"}
+	built := pulled
+	built.Digest = ""
+	for name, c := range map[string]struct {
+		from Image
+		left bool
+		want string
+	}{
+		"it went back by itself":       {pulled, false, "stable"},
+		"somebody went back":           {pulled, true, "stable-2026.11.4"},
+		"somebody, to one built there": {built, true, "agnes"}, // which has no other name than the kept one
+	} {
+		tx := &transaction{j: journal{From: c.from, WasUp: true, Left: c.left, Project: "agnes"}}
+		if got := tx.envBefore()[envTag]; got != c.want {
+			t.Errorf("%s: the tag is %q, want %q", name, got, c.want)
+		}
+	}
+}
+
 func TestEnvIsReadAsComposeReadsIt(t *testing.T) {
 	t.Parallel()
 	text := []byte("A=1\nA=2\nB=\"x y\"\nC='#z'\nexport D=d # comment\n#E=no\nF=a#b\nH=\"stable\" # x\n")

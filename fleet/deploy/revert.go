@@ -267,7 +267,7 @@ func (t *transaction) envBefore() map[string]string {
 	if from.Tag == "" {
 		from.Tag = "stable"
 	}
-	if t.j.Left {
+	if t.j.Left && from.Digest != "" {
 		from = from.pinned()
 	}
 	env := envOf(from)

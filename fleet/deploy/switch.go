@@ -340,7 +340,7 @@ func oneOff[T any](ctx context.Context, t *transaction, f files, within time.Dur
 	}
 	v := new(T)
 	if err := json.Unmarshal(out.Stdout, v); err != nil {
-		return nil, problem.Wrap(err, problem.Unavailable, fmt.Sprintf("agnes %s did not answer in JSON: %.200s", strings.Join(args, " "), out.Stdout), "")
+		return nil, problem.Wrap(err, problem.Unavailable, fmt.Sprintf("agnes %s did not answer in JSON: %.200s", strings.Join(args, " "), out.Stdout), "").WithCode("not_json")
 	}
 	return v, nil
 }
