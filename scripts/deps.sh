@@ -155,6 +155,7 @@ octokit_openapi() {
 # Out of Debian's package, which is not installed: it would start a server.
 caddy_program() {
 	local tmp
+	have apt-get && have dpkg-deb || fail "no apt-get and dpkg-deb here; put a caddy into $TOOLS/bin, then: echo debian >$TOOLS/stamps/caddy"
 	tmp=$(mktemp -d)
 	(
 		cd "$tmp"
