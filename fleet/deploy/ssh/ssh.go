@@ -108,7 +108,14 @@ func (s *Shell) ended(ctx context.Context, what string) error {
 	return problem.Wrap(context.Cause(ctx), problem.Timeout, what+" on "+s.name+" was ended before it was done", "")
 }
 
+// broke is the error of a command whose session ended before it did. A connection
+// that breaks ends its sessions a moment before it is known to be over: that is
+// waited for, so that the next command does not begin on it.
 func (s *Shell) broke(l *link, what string, err error) error {
+	select {
+	case <-l.done:
+	case <-time.After(time.Second): // the session alone was lost
+	}
 	if lost := l.reason(); lost != nil {
 		err = lost
 	}
