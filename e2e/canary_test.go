@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -33,13 +34,27 @@ var (
 // faultd builds the program that answers wrongly.
 func faultd(t *testing.T) map[string]string {
 	t.Helper()
-	path := filepath.Join(t.TempDir(), "faultd")
-	build := exec.Command("go", "build", "-o", path, "./faultd")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	return map[string]string{"faultd": program(t, "faultd", "CGO_ENABLED=0", "./faultd")}
+}
+
+var building sync.Mutex
+
+// program builds a program of the name beside the binaries, the first time that
+// it is asked for.
+func program(t *testing.T, name, env string, args ...string) string {
+	t.Helper()
+	building.Lock()
+	defer building.Unlock()
+	path := filepath.Join(bin, name)
+	if _, err := os.Stat(path); err == nil {
+		return path
+	}
+	build := exec.Command("go", append([]string{"build", "-o", path}, args...)...)
+	build.Env = append(os.Environ(), env)
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	return map[string]string{"faultd": path}
+	return path
 }
 
 // migrated builds an instance whose schema is one step further.
@@ -59,11 +74,7 @@ func migrated(t *testing.T) map[string]string {
 	next := filepath.Join(root, "agent", "state", "migrations", strings.Replace("000N_next.sql", "N", string(rune('1'+len(entries))), 1))
 	overlay := filepath.Join(dir, "overlay.json")
 	writeFile(t, overlay, `{"Replace":{"`+next+`":"`+migration+`"}}`)
-	files["migrated"] = filepath.Join(dir, "agnes")
-	build := exec.Command("go", "build", "-tags", "duckdb_arrow", "-overlay", overlay, "-ldflags", "-s -w", "-o", files["migrated"], "../cmd/agnes")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
+	files["migrated"] = program(t, "migrated", "CGO_ENABLED=1", "-tags", "duckdb_arrow", "-overlay", overlay, "-ldflags", "-s -w", "../cmd/agnes")
 	return files
 }
 
