@@ -216,11 +216,7 @@ func TestACanaryIsTakenForwardOrBack(t *testing.T) {
 	})
 	s.story("what a person types in the directory afterwards changes nothing", func(t *testing.T) {
 		version, since := s.running()
-		cmd := s.docker.Command(t.Context(), "compose", "up", "-d")
-		cmd.Dir = s.dir
-		if out, err := cmd.CombinedOutput(); err != nil {
-			t.Fatalf("%v\n%s", err, out)
-		}
+		s.typed("up", "-d")
 		if now, sinceNow := s.running(); now != version || sinceNow != since {
 			t.Errorf("after docker compose up -d %s runs since %s; want %s since %s", now, sinceNow, version, since)
 		}
@@ -241,19 +237,12 @@ func TestACanaryIsTakenForwardOrBack(t *testing.T) {
 		}
 	})
 	s.story("an instance that was taken down is not deployed over", func(t *testing.T) {
-		compose := func(args ...string) {
-			cmd := s.docker.Command(t.Context(), append([]string{"compose"}, args...)...)
-			cmd.Dir = s.dir
-			if out, err := cmd.CombinedOutput(); err != nil {
-				t.Fatalf("%v\n%s", err, out)
-			}
-		}
 		r := s.release("good", nil)
-		compose("down")
+		s.typed("down")
 		if o, code := s.deploy(r); code != 4 || !strings.Contains(o.Hint, "docker compose up -d") {
 			t.Errorf("exit %d, hint %q", code, o.Hint)
 		}
-		compose("up", "-d", "--wait")
+		s.typed("up", "-d", "--wait")
 		s.holds(t, s.last.version, before)
 	})
 	s.story("the pull breaks off", func(t *testing.T) {

@@ -14,16 +14,6 @@ import (
 	"github.com/keboola/agnes-the-ai-analyst/internal/sshtest"
 )
 
-// typed runs docker compose in the host's directory, as a person there does.
-func (s *site) typed(args ...string) {
-	s.t.Helper()
-	cmd := s.docker.Command(s.t.Context(), append([]string{"compose"}, args...)...)
-	cmd.Dir = s.dir
-	if out, err := cmd.CombinedOutput(); err != nil {
-		s.t.Fatalf("docker compose %s: %v\n%s", strings.Join(args, " "), err, out)
-	}
-}
-
 // rollback runs host rollback.
 func (s *site) rollback(more ...string) (outcome, int) {
 	s.t.Helper()

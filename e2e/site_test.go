@@ -232,6 +232,16 @@ func (s *site) canary(r release, more ...string) (outcome, int) {
 	return s.try(s.deployArgs([]string{"canary", "deploy"}, r, more...))
 }
 
+// typed runs docker compose in the host's directory, as a person there does.
+func (s *site) typed(args ...string) {
+	s.t.Helper()
+	cmd := s.docker.Command(s.t.Context(), append([]string{"compose"}, args...)...)
+	cmd.Dir = s.dir
+	if out, err := cmd.CombinedOutput(); err != nil {
+		s.t.Fatalf("docker compose %s: %v\n%s", strings.Join(args, " "), err, out)
+	}
+}
+
 func (s *site) try(args []string) (outcome, int) {
 	s.t.Helper()
 	out, errs, code := s.agnesctl("", args...)
