@@ -141,10 +141,7 @@ type composeConfig struct {
 		Image   string
 		Volumes []struct{ Type, Source, Target string }
 	}
-	Volumes map[string]struct {
-		Name     string
-		External bool
-	}
+	Volumes map[string]struct{ External bool }
 }
 
 // stash copies the files that the switch replaces to $1, and notes which of
